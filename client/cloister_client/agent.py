@@ -1,0 +1,250 @@
+"""The client as a whole: stays checked in, and works through what it is given, for weeks."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloister_client.audit import AuditLog
+from cloister_client.backoff import pauses
+from cloister_client.blob_cache import BlobCache
+from cloister_client.config import ClientConfig
+from cloister_client.credentials import channel_credentials, join_token
+from cloister_client.dataset import Dataset, load_dataset
+from cloister_client.day_budget import DayBudget
+from cloister_client.desk import Desk
+from cloister_client.errors import (
+    ConfigError,
+    Rejected,
+    SessionUnknown,
+    TransportError,
+)
+from cloister_client.executor import Executor
+from cloister_client.identity import Identity
+from cloister_client.link import Link
+from cloister_client.transport import Transport
+from cloister_client.worker import Worker
+from cloister_protos import Assignment, Capabilities, Instruction
+from cloister_sandbox import SandboxPool
+
+_log = logging.getLogger(__name__)
+
+STEADY_SECONDS = 10.0
+"""A check-in that lasted so long counts as success: the next pause is a short one again."""
+
+WATCH_SECONDS = 1.0
+"""How late a call into a task is ended after its round's deadline, at most."""
+
+GRACE_SECONDS = 2.0
+"""How long a report on its way may take when the client is told to stop."""
+
+_MIB = 1024 * 1024
+_STOPPED = "the client is shutting down"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a configuration amounts to."""
+
+    client_id: str | None
+    """None before the first start, which makes the identity."""
+    datasets: Mapping[str, Dataset]
+    encrypted: bool
+    """Whether the connection is."""
+
+
+def check(config: ClientConfig) -> Summary:
+    """Read everything a start would read, without connecting or writing.
+
+    Raises ConfigError, DataError or IdentityError.
+    """
+    channel_credentials(config.coordinator)
+    join_token(config.coordinator)
+    key = _key_path(config)
+    return Summary(
+        client_id=Identity.load(key).client_id if key.exists() else None,
+        datasets={name: load_dataset(data) for name, data in config.data.items()},
+        encrypted=config.coordinator.tls,
+    )
+
+
+class Agent:
+    """One device's client. `run` it once."""
+
+    def __init__(self, config: ClientConfig):
+        """Nothing is read or written before `run`."""
+        self._config = config
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set.
+
+        Raises ConfigError, DataError or IdentityError before it connects; afterwards nothing
+        ends it but `stop`.
+        """
+        config = self._config
+        with ExitStack() as open_now:
+            open_now.enter_context(_state_dir(config.state_dir))
+            datasets = {name: load_dataset(data) for name, data in config.data.items()}
+            identity = Identity.load_or_create(_key_path(config))
+            audit = open_now.enter_context(closing(AuditLog(config.state_dir / "audit.jsonl")))
+            transport = open_now.enter_context(closing(Transport(config.coordinator)))
+            cache = BlobCache(config.state_dir / "blobs", int(config.cache_mb * _MIB))
+            budget = DayBudget(config.state_dir / "day.json")
+            pool = open_now.enter_context(
+                SandboxPool(config.policy.limits(), cache_dir=config.state_dir / "native")
+            )
+            desk = Desk()
+            link = Link(transport, config.coordinator.max_reconnect_seconds)
+            executor = Executor(config.policy, datasets, pool, cache, budget, link)
+            worker = Worker(desk, executor, link, audit)
+            session = _Session(config, identity, transport, link, desk, audit)
+            audit.write("started", client=identity.client_id, software=_software())
+            open_now.callback(audit.write, "stopped")
+            _log.info("client %s, data: %s", identity.client_id, _sizes(datasets))
+            if config.coordinator.insecure and not config.coordinator.loopback:
+                _log.warning(
+                    "insecure = true: anyone on the way to %s can read and alter what is sent",
+                    config.coordinator.address,
+                )
+            working = threading.Thread(target=worker.run, name="cloister-worker")
+            watching = threading.Thread(
+                target=_watch, args=(stop, desk, transport, working), name="cloister-watch"
+            )
+            for thread in (working, watching):
+                thread.start()
+                open_now.callback(thread.join)
+            open_now.callback(stop.set)
+            session.run(stop)
+
+
+class _Session:
+    """Keeps the check-in stream open, and puts what it brings on the desk."""
+
+    def __init__(
+        self,
+        config: ClientConfig,
+        identity: Identity,
+        transport: Transport,
+        link: Link,
+        desk: Desk,
+        audit: AuditLog,
+    ):
+        self._config, self._identity = config, identity
+        self._transport, self._link, self._desk, self._audit = transport, link, desk, audit
+        self._capabilities = Capabilities(
+            memory_bytes=config.policy.limits().memory_bytes,
+            datasets=list(config.data),
+            tags=config.tags,
+            software=_software(),
+        )
+
+    def run(self, stop: threading.Event) -> None:
+        """Check in again and again until `stop`."""
+        attempts = pauses(self._config.coordinator.max_reconnect_seconds)
+        while not stop.is_set():
+            began = time.monotonic()
+            reason, connected = "the coordinator ended the check-in", True
+            try:
+                if not self._transport.enrolled:
+                    self._transport.enrol(self._identity, self._config.name)
+                    self._audit.write("enrolled", coordinator=self._config.coordinator.address)
+                for instruction in self._transport.check_in(
+                    self._capabilities, self._desk.open_ids()
+                ):
+                    self._follow(instruction)
+            except SessionUnknown as error:
+                self._transport.forget()
+                reason = str(error)
+            except TransportError as error:
+                reason = str(error)
+                if isinstance(error, Rejected):
+                    _log.error("the coordinator refuses this client: %s", error)
+                connected = False
+            finally:
+                self._link.went_down()
+            if stop.is_set():
+                return
+            if time.monotonic() - began > STEADY_SECONDS:
+                attempts = pauses(self._config.coordinator.max_reconnect_seconds)
+            pause = next(attempts)
+            _log.info("not connected (%s); next attempt in %.1f s", reason, pause)
+            self._audit.write("disconnected", reason=reason)
+            if not stop.wait(pause) and not connected:
+                self._transport.connect()
+
+    def _follow(self, instruction: Instruction) -> None:
+        match instruction.WhichOneof("kind"):
+            case "assignment":
+                self._accept(instruction.assignment)
+            case "cancellation":
+                cancelled = instruction.cancellation
+                self._desk.withdraw(
+                    cancelled.assignment_id, f"cancelled: {cancelled.reason[:256]!r}"
+                )
+            case "welcome":
+                self._link.went_up()
+                self._audit.write("connected", software=instruction.welcome.software[:64])
+                _log.info("checked in at %s", self._config.coordinator.address)
+            case _:
+                _log.warning("the coordinator sent an instruction this client does not know")
+
+    def _accept(self, assignment: Assignment) -> None:
+        if not self._desk.put(assignment):
+            _log.warning("too many open assignments; ignored %r", assignment.assignment_id[:256])
+
+
+def _watch(
+    stop: threading.Event, desk: Desk, transport: Transport, working: threading.Thread
+) -> None:
+    """End late work, and after `stop` all waiting; a call on its way may still come to its end."""
+    while not stop.wait(WATCH_SECONDS):
+        desk.expire()
+    desk.close(_STOPPED)
+    transport.break_check_in()
+    working.join(GRACE_SECONDS)
+    transport.close()
+
+
+def _key_path(config: ClientConfig) -> Path:
+    return config.state_dir / "identity.pem"
+
+
+@contextmanager
+def _state_dir(folder: Path) -> Iterator[None]:
+    """The folder, made when missing, for this process alone."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+    except OSError as error:
+        raise ConfigError(f"cannot use state_dir {folder}: {error.strerror}") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise ConfigError(
+            f"another client runs with state_dir {folder}; give each its own"
+        ) from error
+    finally:
+        os.close(handle)
+
+
+def _sizes(datasets: Mapping[str, Dataset]) -> str:
+    return ", ".join(
+        f"{name} ({data.train_rows} rows + {data.evaluation_rows} for evaluation)"
+        for name, data in datasets.items()
+    )
+
+
+def _software() -> str:
+    try:
+        return f"cloister {importlib.metadata.version('cloister')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "cloister"

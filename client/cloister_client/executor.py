@@ -1,0 +1,238 @@
+"""From an assignment to its answer: policy, blobs, sandbox, gate."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloister_client.blob_cache import BlobCache
+from cloister_client.dataset import Dataset
+from cloister_client.day_budget import DayBudget
+from cloister_client.desk import Work
+from cloister_client.errors import DigestMismatch, RoundOutOfTime, UnfitAssignment
+from cloister_client.gate import Gate
+from cloister_client.link import Link
+from cloister_client.policy import Policy, weigh
+from cloister_client.training import Outcome, train
+from cloister_client.transfer import Download, Upload
+from cloister_protos import MAX_INLINE_BYTES, Assignment, Blob, Result, Role
+from cloister_protos import Module as SignedModule
+from cloister_sandbox import SandboxPool
+from cloister_tasks import InvalidSignature, Module
+from cloister_tasks.signature import verify
+
+_PREPARED = 4
+"""Tasks kept parsed, with their data in shape, between rounds; bounds memory."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A result to hand in."""
+
+    result: Result
+    upload: Upload | None
+    """The update when it is too large to go with the result."""
+    norm: float | None
+    """L2 norm of the update before the gate clipped it; None after evaluation only."""
+    bytes_in: int
+    """Bytes downloaded or received inline."""
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    module: Module
+    dataset: Dataset
+    parameters: int
+    """Elements of the model."""
+    frozen: int
+    """Elements of the frozen block; 0: there is none."""
+
+
+class Executor:
+    """Runs assignments; used by one thread."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        datasets: Mapping[str, Dataset],
+        pool: SandboxPool,
+        cache: BlobCache,
+        budget: DayBudget,
+        link: Link,
+    ):
+        self._policy, self._datasets = policy, datasets
+        self._pool, self._cache, self._budget, self._link = pool, cache, budget, link
+        self._gate = Gate(policy.clip_norm)
+        self._limits = policy.limits()
+        self._prepared: OrderedDict[tuple[bytes, str], _Prepared] = OrderedDict()
+
+    def weigh(self, assignment: Assignment) -> str | None:
+        """None if the policy allows the assignment, else the reason why not."""
+        task = assignment.task
+        return weigh(
+            self._policy,
+            assignment,
+            signed=_signed(task.blob.digest, task.publisher, task.signature),
+            datasets=self._datasets,
+            seconds_today=self._budget.seconds,
+        )
+
+    def run(self, work: Work) -> Done:
+        """The result of a valid and allowed assignment.
+
+        Raises AssignmentFailure, SandboxError and InvalidModule for what is to be reported,
+        Withdrawn, NotWanted and Rejected for what is not.
+        """
+        assignment = work.assignment
+        prepared, bytes_in = self._prepare(work)
+        _same_size(assignment.model, prepared.parameters, "model")
+        _same_size(assignment.frozen, prepared.frozen, "frozen block")
+        if assignment.inline_model:
+            model = _inline(assignment)
+        else:
+            model = self._download(work, assignment.model, "model").view("<f4")
+        bytes_in += assignment.model.size
+        frozen = None
+        if prepared.frozen:
+            blob, fetched = self._blob(work, assignment.frozen, "frozen block")
+            frozen = np.frombuffer(blob, dtype="<f4")
+            bytes_in += fetched
+        outcome = self._train(work, prepared, model, frozen)
+        norm = upload = None
+        if outcome.update is not None:
+            norm = self._gate.admit(outcome.update, prepared.parameters)
+        result = Result(
+            examples=outcome.examples,
+            training_sums=outcome.training_sums,
+            trained_rows=outcome.trained_rows,
+            evaluation_sums=outcome.evaluation_sums,
+            evaluated_rows=outcome.evaluated_rows,
+        )
+        if outcome.update is not None:
+            if outcome.update.nbytes <= MAX_INLINE_BYTES:
+                result.inline_update = outcome.update.tobytes()
+            else:
+                upload = Upload.of(outcome.update.data.cast("B"))
+                result.update.CopyFrom(upload.blob)
+        return Done(result, upload, norm, bytes_in)
+
+    def _train(
+        self,
+        work: Work,
+        prepared: _Prepared,
+        model: NDArray[np.float32],
+        frozen: NDArray[np.float32] | None,
+    ) -> Outcome:
+        assignment = work.assignment
+        started = time.monotonic()
+
+        def keep_going() -> None:
+            work.check()
+            if time.monotonic() - started > self._policy.seconds_per_round:
+                raise RoundOutOfTime(
+                    f"the {self._policy.seconds_per_round:g} seconds per round are used up"
+                )
+
+        try:
+            with (
+                self._pool.lease(prepared.module) as sandbox,
+                work.interruptible(sandbox.close),
+            ):
+                return train(
+                    sandbox,
+                    model=model,
+                    frozen=frozen,
+                    dataset=prepared.dataset,
+                    training=assignment.training if assignment.HasField("training") else None,
+                    evaluate=assignment.evaluate,
+                    seed=assignment.seed,
+                    out=model if model.flags.writeable else None,
+                    keep_going=keep_going,
+                )
+        except Exception:
+            work.check()  # interrupted because it was withdrawn: no fault of the task
+            raise
+        finally:
+            if self._policy.seconds_per_day is not None:
+                self._budget.spend(time.monotonic() - started)
+
+    def _prepare(self, work: Work) -> tuple[_Prepared, int]:
+        """The task, parsed, with the data it takes; and the bytes downloaded for it."""
+        assignment = work.assignment
+        name = assignment.dataset or next(iter(self._datasets))
+        key = (assignment.task.blob.digest, name)
+        if (known := self._prepared.get(key)) is not None:
+            self._prepared.move_to_end(key)
+            return known, 0
+        size = assignment.task.blob.size
+        if size > self._limits.module_bytes:
+            raise UnfitAssignment(
+                f"the task has {size} bytes; this device takes at most {self._limits.module_bytes}"
+            )
+        data, fetched = self._blob(work, assignment.task.blob, "task")
+        module = Module.parse(data, self._limits.module_bytes)
+        if module.memory.max_bytes > self._limits.memory_bytes:  # before its model is downloaded
+            raise UnfitAssignment(
+                f"the task needs {module.memory.max_bytes} bytes of memory; "
+                f"this device allows {self._limits.memory_bytes}"
+            )
+        if module.manifest.of(Role.ROLE_LOCAL):
+            raise UnfitAssignment("the task keeps local buffers between rounds; not supported yet")
+        dataset = self._datasets[name].fit(module.manifest.of(Role.ROLE_INPUT))
+        frozen = module.manifest.block(Role.ROLE_FROZEN)
+        prepared = _Prepared(
+            module, dataset, module.manifest.parameter_count, frozen.size if frozen else 0
+        )
+        self._prepared[key] = prepared
+        if len(self._prepared) > _PREPARED:
+            self._prepared.popitem(last=False)
+        return prepared, fetched
+
+    def _blob(self, work: Work, blob: Blob, what: str) -> tuple[bytes, int]:
+        """A blob that later rounds need again, and the bytes downloaded for it."""
+        if (cached := self._cache.get(blob.digest)) is not None:
+            return cached, 0
+        data = self._download(work, blob, what).tobytes()
+        self._cache.put(blob.digest, data)
+        return data, len(data)
+
+    def _download(self, work: Work, blob: Blob, what: str) -> NDArray[np.uint8]:
+        array = np.empty(blob.size, dtype=np.uint8)
+        download = Download(blob, array.data, what)
+        transport, assignment_id = self._link.transport, work.assignment.assignment_id
+        self._link.persist(work, lambda: transport.download(assignment_id, download))
+        download.verify()
+        return array
+
+
+def _same_size(blob: Blob, elements: int, what: str) -> None:
+    """Before a byte of it is downloaded."""
+    if blob.size != 4 * elements:
+        raise UnfitAssignment(
+            f"the {what} has {blob.size} bytes, but the task's has {4 * elements}"
+        )
+
+
+def _inline(assignment: Assignment) -> NDArray[np.float32]:
+    if hashlib.sha256(assignment.inline_model).digest() != assignment.model.digest:
+        raise DigestMismatch("the model does not have the digest the assignment names")
+    return np.frombuffer(assignment.inline_model, dtype="<f4")
+
+
+@functools.lru_cache(maxsize=64)
+def _signed(digest: bytes, publisher: bytes, signature: bytes) -> bool:
+    """Whether `publisher` vouches for the task; remembered, as the same task comes each round."""
+    if not publisher:
+        return False
+    try:
+        verify(SignedModule(blob=Blob(digest=digest), publisher=publisher, signature=signature))
+    except InvalidSignature:
+        return False
+    return True

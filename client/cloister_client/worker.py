@@ -1,0 +1,152 @@
+"""The worker thread: one assignment after the other, each to a report, a no, or a good reason."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from cloister_client.assignment import validate
+from cloister_client.audit import AuditLog
+from cloister_client.desk import Desk, Work
+from cloister_client.errors import AssignmentFailure, NotWanted, Rejected, Withdrawn
+from cloister_client.executor import Done, Executor
+from cloister_client.link import Link
+from cloister_protos import Assignment, DeclineRequest, Failure, ReportRequest
+from cloister_sandbox import SandboxError
+from cloister_tasks import InvalidModule
+
+_log = logging.getLogger(__name__)
+_MAX_MESSAGE = 1024
+
+
+class Worker:
+    """Takes work from the desk until the desk closes."""
+
+    def __init__(self, desk: Desk, executor: Executor, link: Link, audit: AuditLog):
+        self._desk, self._executor, self._link, self._audit = desk, executor, link, audit
+
+    def run(self) -> None:
+        """The thread's body. Nothing an assignment does ends it."""
+        while (work := self._desk.take()) is not None:
+            try:
+                self._handle(work)
+            except (Withdrawn, NotWanted, Rejected) as error:
+                _log.info("%s: dropped: %s", _title(work.assignment), error)
+                self._record(work, "dropped", reason=str(error))
+            except Exception:
+                _log.exception("%s: dropped after an internal error", _title(work.assignment))
+                self._record(work, "dropped", reason="internal error")
+            finally:
+                self._desk.drop(work)
+
+    def _handle(self, work: Work) -> None:
+        work.check()
+        started = time.monotonic()
+        try:
+            validate(work.assignment)
+            reason = self._executor.weigh(work.assignment)
+            self._record(work, "assignment", decision=reason or "allowed", **_facts(work))
+            if reason is not None:
+                self._decline(work, reason)
+                return
+            done = self._executor.run(work)
+        except (AssignmentFailure, SandboxError) as error:
+            self._fail(work, error.kind, str(error))
+        except InvalidModule as error:
+            self._fail(work, "refused", str(error))
+        except (Withdrawn, NotWanted, Rejected):
+            raise
+        except Exception:
+            _log.exception("%s: internal error", _title(work.assignment))
+            self._fail(work, "internal", "internal error; the client's own log tells more")
+        else:
+            self._deliver(work, done, started)
+
+    def _deliver(self, work: Work, done: Done, started: float) -> None:
+        transport, assignment_id = self._link.transport, work.assignment.assignment_id
+        request = ReportRequest(assignment_id=assignment_id, result=done.result)
+        bytes_out = len(done.result.inline_update)
+        if (upload := done.upload) is not None:
+            self._link.persist(work, lambda: transport.upload(assignment_id, upload))
+            bytes_out = upload.blob.size
+        self._link.persist(work, lambda: transport.report(request))
+        seconds = time.monotonic() - started
+        result = done.result
+        _log.info(
+            "%s: %s, %.3f s, %s in, %s out",
+            _title(work.assignment),
+            ", ".join(
+                _rows(verb, rows, sums)
+                for verb, rows, sums in (
+                    ("trained", result.trained_rows, result.training_sums),
+                    ("evaluated", result.evaluated_rows, result.evaluation_sums),
+                )
+                if rows
+            ),
+            seconds,
+            _size(done.bytes_in),
+            _size(bytes_out),
+        )
+        self._record(
+            work,
+            "reported",
+            examples=result.examples,
+            trained_rows=result.trained_rows,
+            evaluated_rows=result.evaluated_rows,
+            norm=done.norm,
+            seconds=round(seconds, 6),
+            bytes_in=done.bytes_in,
+            bytes_out=bytes_out,
+        )
+
+    def _fail(self, work: Work, kind: str, message: str) -> None:
+        _log.warning("%s: failed (%s): %s", _title(work.assignment), kind, message)
+        self._record(work, "failed", kind=kind, reason=message)
+        request = ReportRequest(
+            assignment_id=work.assignment.assignment_id,
+            failure=Failure(kind=kind, message=message[:_MAX_MESSAGE]),
+        )
+        self._link.persist(work, lambda: self._link.transport.report(request))
+
+    def _decline(self, work: Work, reason: str) -> None:
+        _log.warning("%s: declined: %s", _title(work.assignment), reason)
+        request = DeclineRequest(
+            assignment_id=work.assignment.assignment_id, reason=reason[:_MAX_MESSAGE]
+        )
+        self._link.persist(work, lambda: self._link.transport.decline(request))
+
+    def _record(self, work: Work, event: str, **fields: Any) -> None:
+        self._audit.write(event, assignment=work.assignment.assignment_id[:256], **fields)
+
+
+def _facts(work: Work) -> dict[str, Any]:
+    assignment = work.assignment
+    return {
+        "job": assignment.job_name,
+        "task": assignment.task.blob.digest.hex(),
+        "publisher": assignment.task.publisher.hex(),
+        "aggregation": assignment.aggregation.blob.digest.hex(),
+        "model": assignment.model.digest.hex(),
+        "dataset": assignment.dataset,
+        "train": assignment.HasField("training"),
+        "evaluate": assignment.evaluate,
+    }
+
+
+def _title(assignment: Assignment) -> str:
+    return f"{assignment.job_name[:64]!r} round {assignment.round}"
+
+
+def _rows(verb: str, rows: int, sums: Mapping[str, float]) -> str:
+    loss = f" with loss {sums['loss'] / rows:.4f}" if "loss" in sums else ""
+    return f"{verb} {rows} rows{loss}"
+
+
+def _size(count: int) -> str:
+    """Bytes for people."""
+    for unit, bytes_each in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= bytes_each:
+            return f"{count / bytes_each:.1f} {unit}"
+    return f"{count} B"
