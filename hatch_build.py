@@ -6,6 +6,8 @@ functions in a checkout. Output lies beside its source, git-ignored, and is pack
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,14 +26,16 @@ def generate_protos() -> None:
 
     sources = sorted((ROOT / "protos" / "cloister_protos").glob("*.proto"))
     services = [str(s) for s in sources if "\nservice " in s.read_text()]
-    tools = Path(sys.executable).parent
+    # pip puts the build's own tools on the PATH; run by make, they lie beside the interpreter.
+    path = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
+    plugin = shutil.which("protoc-gen-mypy_grpc", path=path)
+    if plugin is None:
+        raise RuntimeError("protoc-gen-mypy_grpc is missing: pip install mypy-protobuf")
     base = ["protoc", f"-I{ROOT / 'protos'}"]
     out = str(ROOT / "protos")
     messages = [*base, f"--python_out={out}", f"--pyi_out={out}", *map(str, sources)]
-    grpc = [*base, f"--grpc_python_out={out}", *services]
-    plugin = tools / "protoc-gen-mypy_grpc"
-    if plugin.exists():
-        grpc[2:2] = [f"--plugin=protoc-gen-mypy_grpc={plugin}", f"--mypy_grpc_out={out}"]
+    stubs = [f"--plugin=protoc-gen-mypy_grpc={plugin}", f"--mypy_grpc_out={out}"]
+    grpc = [*base, *stubs, f"--grpc_python_out={out}", *services]
     for command in (messages, grpc):
         if protoc.main(command) != 0:
             raise RuntimeError(f"protoc failed: {' '.join(command)}")
@@ -48,7 +52,7 @@ def build_modules() -> None:
 class CustomBuildHook(BuildHookInterface):  # type: ignore[misc]
     """What hatchling calls."""
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+    def initialize(self, _version: str, _build_data: dict[str, Any]) -> None:
         """Build everything that git does not hold."""
         generate_protos()
         build_modules()

@@ -6,7 +6,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cloister_protos import Blob
 from cloister_protos import Module as ModuleMessage
 from cloister_tasks import InvalidSignature
-from cloister_tasks.signature import CONTEXT, sign, verify
+from cloister_tasks.signature import CONTEXT, SMALL_ORDER, sign, verify
 
 DIGEST = bytes(range(32))
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
@@ -47,3 +47,13 @@ def test_anything_else_is_refused(forged):
 def test_only_digests_are_signed():
     with pytest.raises(ValueError, match="32 bytes"):
         sign(b"short", KEY)
+
+
+@pytest.mark.parametrize("sign_bit", [0x00, 0x80])
+@pytest.mark.parametrize("point", sorted(SMALL_ORDER))
+def test_a_key_of_small_order_vouches_for_nothing(point: bytes, sign_bit: int):
+    """For the identity as key, (R, S) = (identity, 0) satisfies the equation for any message."""
+    key = point[:31] + bytes([point[31] | sign_bit])
+    identity = (1).to_bytes(32, "little")
+    with pytest.raises(InvalidSignature, match="small order"):
+        verify(message(publisher=key, signature=identity + bytes(32)))

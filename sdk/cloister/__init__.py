@@ -1,0 +1,81 @@
+"""Federated learning in which training code runs in a sandbox beside the data.
+
+Layout
+------
+Simulation, in one process:
+
+- ``simulation``   `simulate`: a job's rounds by the cores a deployment runs
+- ``fleet``        many virtual clients in few sandboxes
+- ``datasets``     data to simulate with
+- ``partition``    how rows are spread over clients
+- ``history``      what a simulation returns (``plot`` draws it)
+
+Operating a coordinator:
+
+- ``operator``     `Coordinator`, `submit`: what an operator can ask for
+- ``job``          one job: follow it, stop it, fetch its models
+- ``job_spec``     from what an operator means to the words of the wire (``job_file``: from TOML)
+- ``environment``  which coordinator is meant when nobody says
+- ``connection``   the calls; ``blobs``: bytes in resumable chunks
+- ``rehearsal``    a task on local data without a coordinator
+- ``tensors``      a model's block as named tensors, in memory and in files
+- ``vouching``     a publisher's signature in a file beside the module
+- ``errors``       what can go wrong there
+- ``deployment``   a coordinator and clients as real processes on this machine
+
+The command line is in ``commands``.
+
+Everything named in ``__all__`` is loaded at first use, so that importing the package is quick
+and needs no extra.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cloister.errors import OperatorError
+    from cloister.history import History
+    from cloister.job import Job
+    from cloister.operator import Coordinator, submit
+    from cloister.simulation import Client, simulate
+    from cloister_client.dataset import Dataset
+    from cloister_tasks import Module, build
+
+__all__ = [
+    "Client",
+    "Coordinator",
+    "Dataset",
+    "History",
+    "Job",
+    "Module",
+    "OperatorError",
+    "build",
+    "simulate",
+    "submit",
+]
+
+_HOMES = {
+    "Client": "cloister.simulation",
+    "Coordinator": "cloister.operator",
+    "Dataset": "cloister_client.dataset",
+    "History": "cloister.history",
+    "Job": "cloister.job",
+    "Module": "cloister_tasks",
+    "OperatorError": "cloister.errors",
+    "build": "cloister_tasks",
+    "simulate": "cloister.simulation",
+    "submit": "cloister.operator",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,119 @@
+"""`cloister client`: offer local data to a coordinator, within the limits of a TOML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cloister.commands.output import Json, results, say, write_json
+
+if TYPE_CHECKING:
+    from cloister_client import ClientConfig, Summary
+
+EPILOG = """
+Examples:
+
+  cloister client --init device.toml      write a sample to edit
+
+  cloister client --check device.toml     try settings and data without connecting
+
+  cloister client device.toml             run until stopped
+"""
+
+
+def client(
+    config: Annotated[
+        Path, typer.Argument(metavar="DEVICE.toml", help="Coordinator, data and policy.")
+    ],
+    init: Annotated[
+        bool, typer.Option("--init", help="Write a commented sample to DEVICE.toml and stop.")
+    ] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Read settings, data and keys, show them, and stop."),
+    ] = False,
+    as_json: Json = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log every step, not only one line a round.")
+    ] = False,
+) -> None:
+    """Train on local data for a coordinator, in a sandbox, until stopped."""
+    if init:
+        _write_sample(config)
+        return
+    from cloister_client import Agent, load_config
+    from cloister_client import check as summarise
+
+    settings = load_config(config)
+    if check:
+        _show(settings, summarise(settings), as_json)
+        return
+    from cloister.commands.service import log_to_stderr, run_until_stopped
+
+    log_to_stderr(verbose=verbose)
+    run_until_stopped(Agent(settings).run)
+
+
+def _write_sample(path: Path) -> None:
+    from cloister.commands.client_sample import SAMPLE
+
+    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in path.stem)[:64] or "client"
+    with path.open("x", encoding="utf-8") as file:
+        file.write(SAMPLE.format(file=path.name, name=name))
+    say(f"wrote {path}; edit it, then try: cloister client --check {path}")
+
+
+def _show(settings: ClientConfig, summary: Summary, as_json: bool) -> None:
+    if as_json:
+        write_json(_document(settings, summary))
+        return
+    from rich.table import Table
+
+    document = _document(settings, summary)
+    table = Table("setting", "value", title=f"client {settings.name or summary.client_id or ''}")
+    table.add_row("identity", summary.client_id or "made at the first start")
+    encryption = "encrypted" if summary.encrypted else "plaintext"
+    table.add_row("coordinator", f"{settings.coordinator.address} ({encryption})")
+    for name, data in document["datasets"].items():
+        inputs = ", ".join(f"{key} {shape}" for key, shape in data["inputs"].items())
+        table.add_row(
+            f"dataset {name}",
+            f"{data['train_rows']} rows to train, {data['evaluation_rows']} to evaluate: {inputs}",
+        )
+    policy = document["policy"]
+    table.add_row("tasks allowed", policy["tasks"])
+    table.add_row("memory of a task", f"{policy['memory_mb']:g} MiB")
+    table.add_row("time in a round", f"{policy['seconds_per_round']:g} s")
+    day = policy["seconds_per_day"]
+    table.add_row("time in a day", "no limit" if day is None else f"{day:g} s")
+    clip = policy["clip_norm"]
+    table.add_row("norm of an update", "no limit" if clip is None else f"at most {clip:g}")
+    results().print(table)
+
+
+def _document(settings: ClientConfig, summary: Summary) -> dict[str, Any]:
+    policy = settings.policy
+    tasks = f"{len(policy.publishers)} publishers, {len(policy.digests)} single tasks"
+    return {
+        "client_id": summary.client_id,
+        "name": settings.name,
+        "coordinator": settings.coordinator.address,
+        "encrypted": summary.encrypted,
+        "datasets": {
+            name: {
+                "train_rows": data.train_rows,
+                "evaluation_rows": data.evaluation_rows,
+                "inputs": {key: list(array.shape[1:]) for key, array in data.train.items()},
+            }
+            for name, data in summary.datasets.items()
+        },
+        "policy": {
+            "tasks": "any, signed or not" if policy.any_task else tasks,
+            "memory_mb": policy.memory_mb,
+            "seconds_per_round": policy.seconds_per_round,
+            "seconds_per_day": policy.seconds_per_day,
+            "clip_norm": policy.clip_norm,
+        },
+    }

@@ -1,0 +1,279 @@
+"""`cloister simulate`: a job's rounds over virtual clients on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cloister.commands.hyperparameters import BatchSize, LearningRate, Settings, hyperparameters
+from cloister.commands.output import Json, notes, results, say, write_json
+
+if TYPE_CHECKING:
+    from cloister.datasets import Split
+    from cloister.history import History
+    from cloister.partition import Index
+    from cloister.simulation import Client
+    from cloister_tasks import Module
+
+EPILOG = """
+Examples:
+
+  cloister simulate digits --clients 20 --partition dirichlet --alpha 0.5 --central
+
+  cloister simulate digits --hidden 128 --clients 100 --cohort 20 --drop-out 0.1 --plot run.html
+
+  cloister simulate mine.csv --label outcome --clients 8 --rounds 10 --json
+"""
+
+
+class Partition(StrEnum):
+    """How rows are spread over the virtual clients."""
+
+    iid = "iid"
+    dirichlet = "dirichlet"
+    by_label = "by-label"
+
+
+def simulate(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="digits, breast-cancer, wine, iris, diabetes, or a CSV, NPZ or Parquet file."
+        ),
+    ],
+    task: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="A task's .wasm; default: a model built to fit the data.",
+        ),
+    ] = None,
+    hidden: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1, help="Width of a hidden layer of the built model; repeat for more layers."
+        ),
+    ] = None,
+    aggregation: Annotated[
+        str, typer.Option(help="fedavg, median, sum, or a .wasm file.")
+    ] = "fedavg",
+    clients: Annotated[int, typer.Option(min=1, max=100_000, help="Virtual clients.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, max=1_000_000, help="Rounds to run.")] = 20,
+    partition: Annotated[
+        Partition, typer.Option(help="How rows are spread over clients.")
+    ] = Partition.iid,
+    alpha: Annotated[
+        float, typer.Option(help="Skew of --partition dirichlet; small is skewed.")
+    ] = 0.5,
+    labels_per_client: Annotated[
+        int, typer.Option(min=1, help="Labels a client sees under --partition by-label.")
+    ] = 2,
+    cohort: Annotated[
+        int | None, typer.Option(min=1, help="Updates that complete a round; default: all clients.")
+    ] = None,
+    minimum: Annotated[int, typer.Option(min=1, help="Fewest updates a round commits with.")] = 1,
+    over_selection: Annotated[
+        float, typer.Option(min=1, max=10, help="Clients selected for each one targeted.")
+    ] = 1.0,
+    drop_out: Annotated[
+        float,
+        typer.Option(min=0, max=0.99, help="Probability that a selected client never reports."),
+    ] = 0.0,
+    epochs: Annotated[int, typer.Option(min=1, max=1000, help="Local passes in a round.")] = 1,
+    learning_rate: LearningRate = None,
+    batch_size: BatchSize = None,
+    settings: Settings = None,
+    label: Annotated[
+        str | None, typer.Option(help="Column of a data file with class numbers to predict.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Column of a data file with numbers to predict.")
+    ] = None,
+    test_fraction: Annotated[
+        float, typer.Option(help="Share of rows held out for the test.")
+    ] = 0.2,
+    seed: Annotated[
+        int, typer.Option(min=0, max=(1 << 64) - 1, help="Root of every random choice.")
+    ] = 0,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Sandboxes at once; default: one per processor.")
+    ] = None,
+    central: Annotated[
+        bool,
+        typer.Option("--central", help="Train the same model on all rows at once, to compare."),
+    ] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the rounds: .png, .svg or .html.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Save the final model as NPZ.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Simulate a job over virtual clients, in real sandboxes, on this machine."""
+    import numpy as np
+
+    from cloister.partition import PARTITIONS
+
+    _check_outputs(plot, output)
+    split = _load(data, label, target, test_fraction, seed)
+    skews: dict[Partition, dict[str, Any]] = {
+        Partition.iid: {},
+        Partition.dirichlet: {"alpha": alpha},
+        Partition.by_label: {"labels_per_client": labels_per_client},
+    }
+    parts = PARTITIONS[partition](split.labels, clients, seed, **skews[partition])
+    module = _task(task, split, hidden or [])
+    common: dict[str, Any] = {
+        "rounds": rounds,
+        "epochs": epochs,
+        "hyperparameters": hyperparameters(learning_rate, batch_size, settings),
+        "seed": seed,
+        "threads": threads,
+        "test": split.test if "evaluate" in module.manifest.entry_points else None,
+    }
+    federated = _run(
+        f"{clients} clients",
+        module,
+        _clients(split, parts),
+        **common,
+        aggregation=Path(aggregation) if aggregation.endswith(".wasm") else aggregation,
+        cohort=cohort,
+        minimum=minimum,
+        over_selection=over_selection,
+        drop_out=drop_out,
+    )
+    pooled: History | None = None
+    if central:
+        whole = _clients(split, [np.arange(len(split.labels))])
+        pooled = _run("central", module, whole, **common, evaluate_every=rounds)
+    if output is not None:
+        federated.save(output)
+    if plot is not None:
+        federated.plot(plot)
+    if as_json:
+        document = federated.to_json()
+        if pooled is not None:
+            document["central"] = dict(pooled.final)
+        write_json(document)
+        _raise_if_failed(federated)
+        return
+    console = results()
+    console.print(federated.table())
+    for line in _summary(split, federated, pooled):
+        console.print(line, markup=False, highlight=False)
+    for path in (plot, output):
+        if path is not None:
+            say(f"wrote {path}")
+    _raise_if_failed(federated)
+
+
+def _raise_if_failed(history: History) -> None:
+    from cloister.commands.exit_code import ExitCode
+
+    if history.failure:
+        raise typer.Exit(ExitCode.JOB)
+
+
+def _check_outputs(plot: Path | None, output: Path | None) -> None:
+    """What cannot be written is better known before the rounds than after them."""
+    from cloister.plot import check
+
+    for path in (plot, output):
+        if path is not None and not path.parent.is_dir():
+            raise ValueError(f"cannot write {path}: there is no folder {path.parent}")
+    if plot is not None:
+        check(plot)
+
+
+def _load(
+    data: str, label: str | None, target: str | None, test_fraction: float, seed: int
+) -> Split:
+    from cloister import datasets
+
+    if not Path(data).suffix:
+        return datasets.load(data, test_fraction=test_fraction, seed=seed)
+    return datasets.load_file(
+        Path(data), label=label, target=target, test_fraction=test_fraction, seed=seed
+    )
+
+
+def _task(path: Path | None, split: Split, hidden: Sequence[int]) -> Module:
+    """The task of a file, or one built to fit the data."""
+    from cloister_tasks import Module, template
+
+    if path is not None:
+        return Module.parse(path.read_bytes())
+    if not split.classes:
+        if hidden:
+            raise ValueError("--hidden builds a classifier, and this data has no classes")
+        data = template.build("linear-regression", features=split.features)
+    elif hidden:
+        data = template.build(
+            "perceptron", features=split.features, hidden=hidden, classes=split.classes
+        )
+    else:
+        data = template.build("softmax-regression", features=split.features, classes=split.classes)
+    return Module.parse(data)
+
+
+def _clients(split: Split, parts: Sequence[Index]) -> list[Client]:
+    from cloister.simulation import Client
+    from cloister_client.dataset import Dataset
+
+    width = len(str(len(parts) - 1))
+    return [
+        Client(
+            f"client-{place:0{width}}",
+            Dataset({name: column[rows] for name, column in split.train.items()}, {}),
+        )
+        for place, rows in enumerate(parts)
+    ]
+
+
+def _run(title: str, module: Module, clients: Sequence[Client], **settings: Any) -> History:
+    """Simulate under a progress bar on standard error."""
+    from rich.progress import Progress
+
+    from cloister.simulation import simulate as run
+
+    console = notes()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(title, total=settings["rounds"])
+        return run(
+            module,
+            clients,
+            on_round=lambda result: progress.update(bar, completed=result.version),
+            **settings,
+        )
+
+
+def _summary(split: Split, federated: History, pooled: History | None) -> list[str]:
+    """What came out, and what went wrong."""
+    from cloister.history import shown
+
+    lines = []
+    rounds = federated.rounds
+    if federated.final:
+        metric = "accuracy" if "accuracy" in federated.final else next(iter(federated.final))
+        value = shown(metric, federated.final[metric])
+        line = f"test {metric} of {federated.manifest.name} on {split.name}: {value} federated"
+        if pooled is not None:
+            line += f", {shown(metric, pooled.final[metric])} trained centrally"
+        lines.append(line)
+    seconds = sum(result.seconds for result in rounds)
+    abandoned = sum(not result.committed for result in rounds)
+    lines.append(
+        f"{len(rounds)} round{'s' * (len(rounds) != 1)} in {seconds:.1f} s"
+        + (f", {abandoned} of them abandoned with too few clients left" if abandoned else "")
+    )
+    if federated.failure:
+        lines.append(f"ended early: {federated.failure}")
+    diverged = sum(result.diverged for result in rounds)
+    if diverged:
+        lines.append(
+            f"{diverged} updates were not finite and left out:"
+            " try a smaller --learning-rate, or scale the features"
+        )
+    return lines

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from cloister.commands.app import app
+from cloister.commands.client_sample import SAMPLE
+from cloister.commands.exit_code import ExitCode
+from cloister_client import ConfigError, parse_config
+
+
+def cloister(*arguments: str | Path, code: ExitCode = ExitCode.OK) -> Result:
+    result = CliRunner().invoke(app, ["client", *map(str, arguments)])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Path:
+    path = tmp_path / "ward 7.toml"
+    cloister("--init", path)
+    (tmp_path / "data.csv").write_text("a,b,label\n" + "1,2,0\n3,4,1\n" * 20)
+    return path
+
+
+def test_the_sample_checks_out_once_its_data_is_there(device: Path) -> None:
+    shown = cloister(device, "--check").stdout
+    assert "features [2]" in shown
+    assert "any, signed or not" in shown
+    document = json.loads(cloister(device, "--check", "--json").stdout)
+    data = document["datasets"]["local"]
+    assert data["train_rows"] + data["evaluation_rows"] == 40
+    assert document["name"] == "ward-7"
+    assert document["client_id"] is None
+    assert not (device.parent / "ward-7-state").exists()
+
+
+def test_the_sample_is_never_written_over_a_file(device: Path) -> None:
+    device.write_text("mine")
+    cloister("--init", device, code=ExitCode.USAGE)
+    assert device.read_text() == "mine"
+
+
+def test_what_the_sample_leaves_out_can_be_set_too(tmp_path: Path) -> None:
+    sample = SAMPLE.format(file="f", name="n")
+    with pytest.raises(ConfigError, match="publishers"):  # the placeholder is nobody's key
+        parse_config(sample.replace("# publishers", "publishers"), tmp_path)
+    text = sample.replace("<64 hexadecimal digits>", "ab" * 32)
+    lines = []
+    for line in text.splitlines():
+        bare = line.removeprefix("# ")
+        lines.append(bare if line.startswith("# ") and " = " in bare.partition("#")[0] else line)
+    config = parse_config("\n".join(x for x in lines if "For a regression" not in x), tmp_path)
+    assert config.policy.publishers
+    assert config.policy.clip_norm == 1.0
+    assert config.tags == ("berlin", "ward-7")
+    with pytest.raises(ConfigError):
+        parse_config(text.replace("any_task = true", ""), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("address =", "adress =", "did you mean 'address'"),
+        ('label = "label"', 'label = "lable"', "no column 'lable'"),
+        ("memory_mb = 256", "memory_mb = -1", "memory_mb must be above 0"),
+    ],
+)
+def test_mistakes_are_named(device: Path, old: str, new: str, words: str) -> None:
+    device.write_text(device.read_text().replace(old, new))
+    for option in (["--check"], []):
+        assert words in cloister(device, *option, code=ExitCode.USAGE).stderr
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert "no.toml" in cloister(tmp_path / "no.toml", code=ExitCode.USAGE).stderr

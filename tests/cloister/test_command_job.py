@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from cloister.commands.app import app
+from cloister.commands.exit_code import ExitCode
+from cloister_protos import JobEvent, JobState, JobStatus, RoundRecord, RoundState
+
+
+@pytest.fixture
+def cloister(address: str, token_file: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("CLOISTER_COORDINATOR", address)
+    monkeypatch.setenv("CLOISTER_TOKEN_FILE", str(token_file))
+    monkeypatch.chdir(token_file.parent)
+
+    def run(*arguments: str | Path, code: ExitCode = ExitCode.OK) -> Result:
+        result = CliRunner().invoke(app, ["job", *map(str, arguments)])
+        assert result.exit_code == code, result.output
+        return result
+
+    return run
+
+
+@pytest.fixture
+def job(cloister: Any, task_file: Path) -> str:
+    """A job of two rounds, done; its id."""
+    submitted = cloister("submit", task_file, "--rounds", "2", "--cohort", "2", "--name", "digits")
+    return str(submitted.stdout.strip())
+
+
+def test_submit_prints_only_the_id(job: str, peer: Any) -> None:
+    assert job in peer.jobs
+
+
+def test_submit_passes_every_option_on(cloister: Any, task_file: Path, peer: Any) -> None:
+    document = json.loads(
+        cloister(
+            *("submit", task_file, "--rounds", "5", "--cohort", "4", "--minimum", "3"),
+            *("--over-selection", "1.5", "--round-deadline", "9", "--epochs", "2"),
+            *("--learning-rate", "0.5", "--batch-size", "10", "--set", "momentum=0.9"),
+            *("--aggregation", "median", "--evaluate-every", "2", "--dataset", "d"),
+            *("--tag", "a", "--tag", "b", "--seed", "7", "--keep-order", "--uniform-weights"),
+            "--json",
+        ).stdout
+    )
+    spec = peer.jobs[document["job_id"]].spec
+    assert (spec.rounds, spec.cohort.target, spec.cohort.minimum) == (5, 4, 3)
+    assert (spec.cohort.over_selection, spec.round_deadline_seconds) == (1.5, 9)
+    assert spec.training.keep_order
+    assert dict(spec.training.hyperparameters) == pytest.approx(
+        {"learning_rate": 0.5, "batch_size": 10, "momentum": 0.9}
+    )
+    assert (spec.evaluate_every, spec.eligibility.dataset) == (2, "d")
+    assert list(spec.eligibility.tags) == ["a", "b"]
+    assert document["seed"] == 7
+
+
+def test_options_win_over_the_job_file(
+    cloister: Any, task_file: Path, tmp_path: Path, peer: Any
+) -> None:
+    folder = tmp_path / "jobs"
+    folder.mkdir()
+    (folder / "digits.toml").write_text(
+        'task = "../digits.wasm"\nrounds = 3\ncohort = 2\naggregation = "sum"\n'
+        "[hyperparameters]\nlearning_rate = 0.1\nmomentum = 0.5\n"
+    )
+    job = cloister(
+        "submit", "--job", folder / "digits.toml", "--rounds", "4", "--learning-rate", "0.2"
+    ).stdout.strip()
+    spec = peer.jobs[job].spec
+    assert (spec.rounds, spec.cohort.target) == (4, 2)
+    assert dict(spec.training.hyperparameters) == {"learning_rate": 0.2, "momentum": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ronds = 3", "did you mean 'rounds'"),
+        ("rounds = 'three'", "rounds must be a whole number"),
+        ("rounds = ", "no TOML file"),
+        ("hyperparameters = 3", "must be a table"),
+        ("rounds = 3\ncohort = 2", "TASK.wasm is missing"),
+        ('task = "no.wasm"\nrounds = 3\ncohort = 2', "cannot read"),
+    ],
+)
+def test_a_job_files_mistakes_are_named(
+    cloister: Any, tmp_path: Path, text: str, words: str
+) -> None:
+    (tmp_path / "job.toml").write_text(text)
+    assert words in cloister("submit", "--job", "job.toml", code=ExitCode.USAGE).stderr
+
+
+def test_submit_can_follow_the_job(cloister: Any, task_file: Path) -> None:
+    shown = cloister("submit", task_file, "--rounds", "2", "--cohort", "2", "--watch").stdout
+    assert [line.split()[0] for line in shown.splitlines()] == ["round", "1", "2", "job"]
+    assert "50.00 %" in shown
+
+
+def test_watch_prints_a_json_line_for_each_round_and_the_job(cloister: Any, job: str) -> None:
+    lines = [json.loads(x) for x in cloister("watch", job, "--json").stdout.splitlines()]
+    assert [line.get("round") for line in lines] == [1, 2, None]
+    assert lines[0]["training"] == {"examples": 20, "loss": 1.0, "accuracy": 0.5}
+    assert lines[-1]["state"] == "succeeded"
+
+
+def test_watch_says_why_a_round_was_abandoned_and_ends_with_the_job(
+    cloister: Any, job: str, peer: Any
+) -> None:
+    failed = JobStatus(job_id=job, state=JobState.JOB_STATE_FAILED, reason="nobody came")
+    lost = RoundRecord(number=1, state=RoundState.ROUND_STATE_ABANDONED, reason="too few [updates]")
+    peer.events = [[JobEvent(job=peer.jobs[job], round=lost), JobEvent(job=failed)]]
+    result = cloister("watch", "digits", code=ExitCode.JOB)
+    assert "abandoned: too few [updates]" in result.stdout
+    assert "failed: nobody came" in result.stderr
+
+
+def test_list_and_show(cloister: Any, job: str, peer: Any) -> None:
+    assert "digits" in cloister("list").stdout
+    assert json.loads(cloister("list", "--json").stdout)["job_id"] == job
+    shown = json.loads(cloister("show", "digits", "--json").stdout)
+    assert [v["version"] for v in shown["versions"]] == [0, 1, 2]
+    assert peer.jobs[job].spec.task.blob.digest.hex() in cloister("show", job).stdout
+
+
+def test_an_empty_coordinator_gives_a_hint(cloister: Any, peer: Any) -> None:
+    peer.clients.clear()
+    assert "no jobs yet" in cloister("list").stderr
+    assert "no clients yet" in cloister("clients").stderr
+    assert cloister("list", "--json").stdout == ""
+
+
+def test_clients(cloister: Any) -> None:
+    every = [json.loads(x) for x in cloister("clients", "--json").stdout.splitlines()]
+    assert len(every) == 205
+    assert "ward-0" in cloister("clients", "--connected").stdout
+    assert "ward-1 " not in cloister("clients", "--connected").stdout
+
+
+def test_cancel_with_a_reason(cloister: Any, job: str, peer: Any) -> None:
+    assert "cancelled" in cloister("cancel", job, "--reason", "wrong").stderr
+    assert peer.jobs[job].reason == "wrong"
+
+
+def test_model_writes_the_format_of_the_suffix(cloister: Any, job: str, tmp_path: Path) -> None:
+    cloister("model", job)
+    with np.load("digits-v2.npz") as model:
+        assert model["weight"].shape == (10, 64)
+    cloister("model", job, "--version", "1", "-o", "m.bin")
+    assert (tmp_path / "m.bin").read_bytes() == bytes(2600)
+    cloister("model", job, "-o", "m.safetensors")
+    safetensors = pytest.importorskip("safetensors.numpy")
+    assert safetensors.load_file("m.safetensors")["bias"].shape == (10,)
+
+
+def test_model_says_what_is_wrong(cloister: Any, job: str) -> None:
+    assert (
+        "no model version 9" in cloister("model", job, "--version", "9", code=ExitCode.USAGE).stderr
+    )
+    assert "suffix" in cloister("model", job, "-o", "m.txt", code=ExitCode.USAGE).stderr
+    assert "no job 'x'" in cloister("model", "x", code=ExitCode.USAGE).stderr
+    assert len(cloister("model", job, "--list", "--json").stdout.splitlines()) == 3
+
+
+def test_who_may_not_and_who_is_not_there(cloister: Any, tmp_path: Path) -> None:
+    (tmp_path / "wrong.token").write_text("wrong")
+    cloister("list", "--token-file", "wrong.token", code=ExitCode.NOT_PERMITTED)
+    cloister("list", "--coordinator", "127.0.0.1:1", code=ExitCode.UNREACHABLE)
+    cloister("list", "--coordinator", "nowhere", code=ExitCode.USAGE)
+    assert "no.token" in cloister("list", "--token-file", "no.token", code=ExitCode.USAGE).stderr
+
+
+def test_the_data_folders_token_is_the_default(
+    cloister: Any, token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CLOISTER_TOKEN_FILE")
+    monkeypatch.setenv("CLOISTER_DATA_DIR", str(token_file.parent))
+    cloister("list")
