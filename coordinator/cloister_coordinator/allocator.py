@@ -1,0 +1,25 @@
+"""How this process keeps memory it has freed.
+
+Every chunk of a model passes through a handful of short-lived buffers of a mebibyte or two. As
+it comes, glibc gives each back to the kernel at once and has it zeroed again for the next: that
+was measured to cost more than everything else about a download, 4 ms instead of 1 for 2 MiB.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_KEPT_BYTES = 64 * 1024 * 1024
+"""Free memory at the top of a heap that is kept; what is above goes back to the kernel."""
+_LARGE_BYTES = 32 * 1024 * 1024
+"""A buffer at least this large is taken from the kernel, and given back, by itself."""
+
+
+def keep_freed_memory() -> None:
+    """Reuse chunk buffers; does nothing where the C library is another."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
