@@ -46,7 +46,7 @@ class _Piece:
 
     start: int
     model: F32
-    states: list[F32]
+    state: F32 | None
 
 
 class Aggregator:
@@ -68,6 +68,7 @@ class Aggregator:
         (self._weight,) = manifest.of(Role.ROLE_WEIGHT)
         (self._total,) = manifest.of(Role.ROLE_TOTAL)
         self._states = [buffer.name for buffer in manifest.of(Role.ROLE_SERVER_STATE)]
+        assert len(self._states) <= 1, "the contract allows one"
 
     def state_size(self, parameters: int) -> int:
         """Elements of the server state for a model of so many parameters; 0: there is none."""
@@ -90,8 +91,7 @@ class Aggregator:
             updates: each f32 (size,), in canonical order: ascending client id.
             weights: f64 (updates,), what each counts for.
             out: takes f32 (size,).
-            state: f32 (state_size(size),), chunk after chunk; replaced. Zeros before the first
-                round.
+            state: f32 (state_size(size),); replaced. Zeros before the first round.
 
         Raises:
             SandboxError: the module failed; what was written is of no use.
@@ -151,21 +151,19 @@ class Aggregator:
         chunk = [(name, columns) for name in (self._model.name, *self._states)]
         views = [sandbox.view(name)[:columns] for name, _ in chunk]
         inputs.model.read_into(start, views[0])
-        for place, view in enumerate(views[1:]):
-            inputs.state.read_into(start * len(self._states) + place * columns, view)
+        for view in views[1:]:
+            inputs.state.read_into(start, view)
         sandbox.view(self._total.name)[...] = inputs.total
         sandbox.run(
             *calls, ("finish", columns), send=[*send, *chunk, self._total.name], receive=chunk
         )
-        model, *states = (view.copy() for view in views)
+        model, state = views[0].copy(), views[1].copy() if self._states else None
         if not np.isfinite(model).all():
             raise Faulted(Status.NOT_FINITE, describe(Status.NOT_FINITE), where="finish")
-        return _Piece(start, model, states)
+        return _Piece(start, model, state)
 
 
 def _store(piece: _Piece, out: Sink, state: State) -> None:
     out.write_from(piece.start, piece.model)
-    start = piece.start * len(piece.states)
-    for values in piece.states:
-        state.write_from(start, values)
-        start += len(values)
+    if piece.state is not None:
+        state.write_from(piece.start, piece.state)

@@ -43,7 +43,7 @@ MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
 MAX_LIST_BYTES = 3 * 1024 * 1024
 """Bytes of one list; it ends earlier instead, and the caller goes on from there."""
-WATCH_SECONDS = 0.05
+WATCH_SECONDS = 0.1
 """Between two looks at a watched job: rounds faster than that are told several at once."""
 
 _WATCH_ROUNDS = 64

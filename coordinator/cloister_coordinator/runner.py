@@ -75,6 +75,7 @@ class Runner:
         self._wake = asyncio.Event()
         self._patience: float | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._fixed: asyncio.Future[None]
         self.desk = Desk(job_id, resources, self._wake.set)
 
     def resume(self, round_: OpenRound) -> None:
@@ -267,22 +268,27 @@ class Runner:
                 ledger.end_job(c, self.job_id, self.job.state, self.job.reason)
 
         self.desk.round = following
-        await self._resources.journal.write(write)
+        recorded = self._resources.journal.write(write)
         if following is not None:
+            # The reports and who survived are durable, and folding them again would give the
+            # same bytes, so members may begin before this very commit is on the disk. What they
+            # hand in is acknowledged after it: the journal keeps its order.
+            await self._fixed
             self._announce(following)
+        await recorded
         self._clear(r)
         self._tell()
         self._log(r, ended_ms)
 
     async def _fold(self, r: OpenRound) -> NewVersion | None:
         """The next version; None after an evaluation, and when the round had to be abandoned."""
-        fixed = self._resources.journal.write(
+        self._fixed = self._resources.journal.write(
             lambda c: ledger.fold_round(c, self.job_id, r.plan.number)
         )
         if r.plan.evaluation_only:
             return None
         if not r.in_memory():
-            await fixed  # the updates are read back from the database
+            await self._fixed  # the updates are read back from the database
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(

@@ -45,6 +45,7 @@ class ChildSandbox(Sandbox):
         super().__init__(module, limits)
         self._process = process
         self._busy = threading.Lock()
+        self._renewing = False
         self.code = code if code is not None else b""
         """The module's native code, for the cache."""
         try:
@@ -59,8 +60,13 @@ class ChildSandbox(Sandbox):
         return self._process.pid
 
     def rest(self) -> None:
-        """Have the child give back the instance's memory."""
-        self._process.tell(_DROP)
+        """Have the child make the next instance while nobody waits for it.
+
+        An instance that was not used takes no memory but its data.
+        """
+        with self._busy:
+            self._process.send(self._fresh_request(), cpu=self._limits.cpu_seconds)
+        self._renewing = True
 
     def close(self) -> None:
         """Kill the child."""
@@ -105,17 +111,22 @@ class ChildSandbox(Sandbox):
         raise Crashed("the sandbox broke its protocol")
 
     def _fresh(self) -> None:
-        self._ask(messages.pack("fresh", self._limits.run_seconds))
+        renewing, self._renewing = self._renewing, False
+        self._ask(None if renewing else self._fresh_request())
+
+    def _fresh_request(self) -> bytes:
+        return messages.pack("fresh", self._limits.run_seconds)
 
     def _run(self, calls: CallList, send: list[Region], receive: list[Region]) -> None:
         self._ask(messages.pack("run", [self._limits.run_seconds, calls, send, receive]))
 
-    def _ask(self, request: bytes) -> None:
-        limits = self._limits
+    def _ask(self, request: bytes | None) -> None:
+        """Send a request, unless it was sent before (None), and wait for its answer."""
+        wall, cpu = self._limits.run_seconds, self._limits.cpu_seconds
         with self._busy:
-            answer = self._process.ask(
-                request, "run", wall=limits.run_seconds, cpu=limits.cpu_seconds
-            )
+            if request is not None:
+                self._process.send(request, cpu=cpu)
+            answer = self._process.receive("run", wall=wall, cpu=cpu)
         match answer:
             case "done", None:
                 return
@@ -130,6 +141,3 @@ class ChildSandbox(Sandbox):
     def _array(self, place: Place) -> NDArray[Any]:
         array = np.frombuffer(self._mirror, place.dtype, place.size, place.offset)
         return array.reshape(place.shape)
-
-
-_DROP = messages.pack("drop", None)

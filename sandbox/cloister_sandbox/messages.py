@@ -8,7 +8,6 @@ parent to child
 ``["bind", {...}]``            :class:`Binding`; three descriptors come with it
 ``["fresh", seconds]``         make a new instance
 ``["run", [s, c, in, out]]``   deadline, calls, regions to copy in before and out after them
-``["drop", null]``             forget the instance; no answer
 =============================  ==================================================================
 
 =============================  ==================================================================

@@ -115,12 +115,20 @@ class Process:
         Raises:
             SandboxError: the child told of it, or how it ended says so.
         """
+        self.send(request, cpu=cpu, descriptors=descriptors)
+        return self.receive(phase, wall=wall, cpu=cpu)
+
+    def send(self, request: bytes, *, cpu: float, descriptors: Sequence[int] = ()) -> None:
+        """The first half of `ask`: the child is at work when it returns."""
         self._limit_cpu(cpu)
-        with suppress(OSError):  # a dead child is found out below
+        with suppress(OSError):  # a dead child is found out when its answer is awaited
             if descriptors:
                 socket.send_fds(self._channel, [request], descriptors)
             else:
                 self._channel.send(request)
+
+    def receive(self, phase: Phase, *, wall: float, cpu: float) -> tuple[str, Any]:
+        """The second half of `ask`: the answer to what was sent. Raises as it does."""
         word, content = self._answer(phase, wall, cpu)
         if word != "failed":
             return word, content
@@ -128,11 +136,6 @@ class Process:
             raise messages.read_error(content)
         except (ValueError, TypeError):
             raise self._nonsense() from None
-
-    def tell(self, request: bytes) -> None:
-        """Send a request that has no answer."""
-        with suppress(OSError):
-            self._channel.send(request)
 
     def kill(self) -> None:
         """End the child now."""

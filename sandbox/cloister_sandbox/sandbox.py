@@ -127,7 +127,7 @@ class Sandbox(ABC):
 
     @abstractmethod
     def rest(self) -> None:
-        """Give back the instance's memory until the next `fresh()`."""
+        """Give back the instance's memory; the next thing to call is `fresh()`."""
 
     @abstractmethod
     def close(self) -> None:
