@@ -324,7 +324,7 @@ def test_stopping_ends_a_call_into_the_task(start: Start, coordinator: Any, endl
 
 
 def test_an_endless_task_runs_out_of_time(start: Start, endless: bytes) -> None:
-    agent = start("any_task = true\nseconds_per_round = 0.2")
+    agent = start("any_task = true\nseconds_per_round = 2")
     failure = agent.answer_to(agent.assignment(endless, bytes(4))).failure
     assert failure.kind == "out_of_time"
     assert agent.answer_to(agent.assignment()).result.examples

@@ -137,7 +137,7 @@ def test_npz_arrays_are_laid_out_row_by_row(tmp_path: Path) -> None:
 
 
 def test_parquet_columns(tmp_path: Path) -> None:
-    pa = pytest.importorskip("pyarrow")
+    import pyarrow as pa
     from pyarrow import parquet
 
     table = pa.table({"a": [1, None, 3], "b": [0.5, 1.5, 2.5], "y": [1, 0, 1], "t": ["x"] * 3})
