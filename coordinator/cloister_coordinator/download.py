@@ -11,7 +11,7 @@ from cloister_coordinator.blobs import Blobs
 from cloister_coordinator.errors import Invalid, NotFound
 from cloister_protos import Chunk
 
-IN_FLIGHT_BYTES = 16 * 1024 * 1024
+IN_FLIGHT_BYTES = 8 * 1024 * 1024
 """Bytes of all chunks on their way at once: the more downloads, the smaller their chunks."""
 MIN_CHUNK_BYTES = 64 * 1024
 BEST_CHUNK_BYTES = 1024 * 1024

@@ -68,19 +68,12 @@ class Journal:
     def _run(self) -> None:
         broken: StorageFailed | None = None
         open_ = True
-        while open_:
-            batch, open_ = self._take()
-            if not batch:
-                continue
-            if broken is None:
-                try:
-                    with self._engine.begin() as connection:
-                        for write, _ in batch:
-                            write(connection)
-                except Exception as e:  # whatever it is, it must reach those who wait
-                    _log.critical("state could not be written; the coordinator ends", exc_info=True)
-                    broken = StorageFailed(f"state could not be written: {e}")
-            self._loop.call_soon_threadsafe(self._resolve, batch, broken)
+        with self._engine.connect() as connection:
+            while open_:
+                batch, open_ = self._take()
+                if broken is None:
+                    broken = _commit(connection, batch)
+                self._loop.call_soon_threadsafe(self._resolve, batch, broken)
 
     def _take(self) -> tuple[list[_Entry], bool]:
         batch: list[_Entry] = []
@@ -105,3 +98,15 @@ class Journal:
                 future.set_result(None)
             else:
                 future.set_exception(failure)
+
+
+def _commit(connection: Connection, batch: Sequence[_Entry]) -> StorageFailed | None:
+    """Make a batch durable; or why not."""
+    try:
+        with connection.begin():
+            for write, _ in batch:
+                write(connection)
+    except Exception as e:  # whatever it is, it must reach those who wait
+        _log.critical("state could not be written; the coordinator ends", exc_info=True)
+        return StorageFailed(f"state could not be written: {e}")
+    return None
