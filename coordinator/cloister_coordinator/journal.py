@@ -38,7 +38,7 @@ class Journal:
 
     def __init__(self, engine: Engine) -> None:
         self.failed = asyncio.Event()
-        self._engine = engine
+        self._connection = engine.connect()
         self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[_Entry | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
@@ -68,12 +68,11 @@ class Journal:
     def _run(self) -> None:
         broken: StorageFailed | None = None
         open_ = True
-        with self._engine.connect() as connection:
-            while open_:
-                batch, open_ = self._take()
-                if broken is None:
-                    broken = _commit(connection, batch)
-                self._loop.call_soon_threadsafe(self._resolve, batch, broken)
+        while open_:
+            batch, open_ = self._take()
+            broken = broken or _commit(self._connection, batch)
+            self._loop.call_soon_threadsafe(self._resolve, batch, broken)
+        self._connection.close()
 
     def _take(self) -> tuple[list[_Entry], bool]:
         batch: list[_Entry] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -62,12 +63,12 @@ class OpenRound:
         """Whether reports are taken."""
         return self.core.state == RoundState.ROUND_STATE_COLLECTING
 
-    @property
+    @cached_property
     def metric_names(self) -> tuple[str, ...]:
         """The task's metrics."""
         return tuple(buffer.name for buffer in self.manifest.of(Role.ROLE_METRIC))
 
-    @property
+    @cached_property
     def expectation(self) -> Expectation:
         """What a result has to look like."""
         epochs = 0 if self.plan.evaluation_only else self.spec.training.epochs

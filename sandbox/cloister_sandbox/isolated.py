@@ -113,6 +113,8 @@ class ChildSandbox(Sandbox):
     def _fresh(self) -> None:
         renewing, self._renewing = self._renewing, False
         self._ask(None if renewing else self._fresh_request())
+        if renewing and not self._process.running:  # it answered, and ended while it was idle
+            raise Crashed("the sandbox ended while it was idle")
 
     def _fresh_request(self) -> bytes:
         return messages.pack("fresh", self._limits.run_seconds)

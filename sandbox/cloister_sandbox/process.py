@@ -137,6 +137,11 @@ class Process:
         except (ValueError, TypeError):
             raise self._nonsense() from None
 
+    @property
+    def running(self) -> bool:
+        """Whether the child has not ended."""
+        return self._popen.poll() is None
+
     def kill(self) -> None:
         """End the child now."""
         self._killed = True

@@ -50,6 +50,11 @@ class Process:
         assert line, "the coordinator did not start"
         self.address = line.decode().strip()
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     async def end(self, number: signal.Signals) -> int:
         assert self._process is not None
         with suppress(ProcessLookupError):

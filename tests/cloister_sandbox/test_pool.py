@@ -66,6 +66,7 @@ def test_a_child_killed_while_idle_is_replaced(make_pool: MakePool, good: Module
     with pool.lease(good) as sandbox:
         first = pid(sandbox)
     os.kill(first, signal.SIGKILL)
+    os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)  # it has ended; the pool may find out
     with pool.lease(good) as sandbox:
         assert pid(sandbox) != first
         assert works(sandbox)

@@ -330,7 +330,8 @@ def test_a_compile_bomb(isolated: bool, good: Module) -> None:
         began = time.monotonic()
         with pytest.raises(OutOfTime) as caught:
             train(pool, bomb())
-        assert (caught.value.phase, caught.value.clock) == ("compile", "cpu")
+        assert caught.value.phase == "compile"
+        assert caught.value.clock in ("cpu", "wall")  # wall: when others hold the processors
         assert time.monotonic() - began < 20
         assert back_at_work(pool, good)
 
