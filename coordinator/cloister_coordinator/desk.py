@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 
 from cloister_coordinator import ledger
 from cloister_coordinator.assignments import assignment_id, cancel
@@ -17,7 +18,7 @@ from cloister_coordinator.open_round import OpenRound
 from cloister_coordinator.outcome import check_failure, check_result, one_line
 from cloister_coordinator.resources import Resources
 from cloister_coordinator.roster import Connection
-from cloister_coordinator.spool import Part, check_finite
+from cloister_coordinator.spool import Part, check_blob, check_finite
 from cloister_protos import Blob, MemberState, ReportRequest, Result
 
 
@@ -61,6 +62,7 @@ class Desk:
             NotFound: it is no member of such a round.
         """
         digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
+        await self._recover(client_id, number, request.result)
         r = self._open(client_id, number)
         if r is None:
             row = await self._recorded(client_id, number)
@@ -151,6 +153,17 @@ class Desk:
             part.path.unlink(missing_ok=True)
             raise _closed(number)
         return held
+
+    async def _recover(self, client_id: str, number: int, result: Result) -> None:
+        """Take up an update that was uploaded to an earlier process."""
+        r = self._open(client_id, number)
+        if r is None or result.update.size != r.expectation.update_bytes:
+            return
+        with suppress(Invalid):  # what is wrong is found out when the result is taken
+            check_blob(result.update, "the result")
+            part = self._part(r, client_id, result.update)
+            if not part.complete:
+                await part.take(0, b"")
 
     def _take(self, r: OpenRound, client_id: str, result: Result, digest: bytes) -> Report:
         check_result(result, r.expectation, r.metric_names)

@@ -138,6 +138,18 @@ async def test_an_upload_goes_on_where_it_broke(site: Site) -> None:
     assert (await site.operator.model(status.job_id)).tobytes() == content
 
 
+@pytest.mark.parametrize("digest", [bytes(32), b"short", b"x" * 100_000, b""], ids=len)
+async def test_a_report_without_its_upload_is_refused(site: Site, digest: bytes) -> None:
+    status = await site.operator.submit_noop(LARGE, 1, max_abandoned_rounds=1)
+    client = await site.client(0)
+    work = await client.assignment()
+    update = Blob(digest=digest, size=4 * LARGE)
+    error = await refused(client.report(work, Result(examples=1, trained_rows=1, update=update)))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    (record,) = await site.operator.rounds(status.job_id)
+    assert record.members[0].state == MemberState.MEMBER_STATE_FAILED
+
+
 async def test_what_was_uploaded_is_what_was_announced(site: Site) -> None:
     await site.operator.submit_noop(LARGE, 1, rounds=1)
     client = await site.client(0)

@@ -185,6 +185,26 @@ async def test_killed_in_the_middle_of_an_upload(process: Process) -> None:
     await finish(process, job_id, parameters, 1)
 
 
+async def test_killed_between_upload_and_report(process: Process) -> None:
+    parameters = 600_000
+    operator = await process.operator()
+    job_id = (await operator.submit_noop(parameters, CLIENTS, rounds=1)).job_id
+    clients = [Client(process.address, number) for number in range(CLIENTS)]
+    for client in clients:
+        await client.check_in()
+    work = [await client.assignment() for client in clients]
+    update = update_of(0, np.zeros(parameters, np.float32))
+    result = await clients[0].result(work[0], update, examples=1)
+    await process.end(signal.SIGKILL)
+    await process.start()
+    await clients[0].enrol()
+    await clients[0].report(work[0], result)  # what was acknowledged is not sent again
+    for client in clients:
+        await client.close()
+    await operator.close()
+    await finish(process, job_id, parameters, 1)
+
+
 async def test_killed_while_folding(process: Process) -> None:
     parameters = 4_000_000
     operator = await process.operator()
