@@ -11,6 +11,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from cloister.deployment import Deployment
+from cloister.operator import Coordinator
 from cloister.simulation import Client, simulate
 from cloister_client.config import DataConfig
 from cloister_client.dataset import load_dataset
@@ -57,8 +58,18 @@ def start_clients(deployment: Deployment, parts: list[Path]) -> None:
         deployment.start_client(deployment.write_client(f"client-{place}", part, settings=DATA))
 
 
-def ids_by_name(coordinator: object) -> dict[str, str]:
-    return {client.name: client.client_id for client in coordinator.clients()}  # type: ignore[attr-defined]
+def virtual_clients(coordinator: Coordinator, parts: list[Path]) -> list[Client]:
+    """The same clients for the simulator: the ids they enrolled with, the rows they read."""
+    ids = ids_by_name(coordinator)
+    config = {"label": "digit", "scale": (0.0625,), "features": ("pixel_*",)}
+    return [
+        Client(ids[f"client-{place}"], load_dataset(DataConfig(part, **config)))
+        for place, part in enumerate(parts)
+    ]
+
+
+def ids_by_name(coordinator: Coordinator) -> dict[str, str]:
+    return {client.name: client.client_id for client in coordinator.clients()}
 
 
 def test_ten_rounds_give_the_bytes_of_the_simulator(
@@ -77,12 +88,7 @@ def test_ten_rounds_give_the_bytes_of_the_simulator(
         seed=2**63 + 5,
     )
     job.wait(timeout=WAIT)
-    ids = ids_by_name(coordinator)
-    config = {"label": "digit", "scale": (0.0625,), "features": ("pixel_*",)}
-    clients = [
-        Client(ids[f"client-{place}"], load_dataset(DataConfig(part, **config)))
-        for place, part in enumerate(parts)
-    ]
+    clients = virtual_clients(coordinator, parts)
     history = simulate(
         task, clients, rounds=ROUNDS, epochs=2, hyperparameters=SETTINGS, seed=2**63 + 5
     )
@@ -102,12 +108,7 @@ def test_a_smaller_cohort_is_the_simulators_too(
     coordinator.submit(task, rounds=1, cohort=4, minimum=4).wait(timeout=WAIT)
     job = coordinator.submit(task, rounds=5, cohort=2, minimum=2, hyperparameters=SETTINGS, seed=11)
     job.wait(timeout=WAIT)
-    ids = ids_by_name(coordinator)
-    config = {"label": "digit", "scale": (0.0625,), "features": ("pixel_*",)}
-    clients = [
-        Client(ids[f"client-{place}"], load_dataset(DataConfig(part, **config)))
-        for place, part in enumerate(parts)
-    ]
+    clients = virtual_clients(coordinator, parts)
     history = simulate(task, clients, rounds=5, cohort=2, hyperparameters=SETTINGS, seed=11)
     assert job.block().tobytes() == history.block.tobytes()
 
@@ -230,11 +231,6 @@ def test_a_killed_coordinator_takes_its_job_up_again(
     assert killed
     job = coordinator.job(job.id)
     assert job.status.state == JobState.JOB_STATE_SUCCEEDED
-    ids = ids_by_name(coordinator)
-    config = {"label": "digit", "scale": (0.0625,), "features": ("pixel_*",)}
-    clients = [
-        Client(ids[f"client-{place}"], load_dataset(DataConfig(part, **config)))
-        for place, part in enumerate(parts)
-    ]
+    clients = virtual_clients(coordinator, parts)
     history = simulate(task, clients, rounds=8, epochs=40, hyperparameters=SETTINGS, seed=5)
     assert job.block().tobytes() == history.block.tobytes()
