@@ -80,6 +80,14 @@ def test_what_it_tells():
     assert aggregation().capacity == 0
 
 
+@pytest.mark.parametrize(
+    "name", ["0.weight", "layers.0.self_attn.in_proj_weight", "_", "7", "a" * 128]
+)
+def test_the_names_of_a_state_dict_are_names_of_buffers(name):
+    manifest = training(Buffer(name, Role.ROLE_LOCAL, F32, (1,), 512))
+    assert Manifest.from_json(manifest.to_json()).buffers[name].name == name
+
+
 BREACHES = {
     "abi": lambda: training(abi=2),
     "name": lambda: training(name="-x"),
@@ -98,6 +106,10 @@ BREACHES = {
     "two lines": lambda: training(description="a\nb"),
     "long description": lambda: training(description="x" * 257),
     "buffer name": lambda: training(Buffer("a b", Role.ROLE_LOCAL, F32, (1,), 512)),
+    "buffer name of a dot": lambda: training(Buffer(".a", Role.ROLE_LOCAL, F32, (1,), 512)),
+    "long buffer name": lambda: training(Buffer("a" * 129, Role.ROLE_LOCAL, F32, (1,), 512)),
+    "buffer without a name": lambda: training(Buffer("", Role.ROLE_LOCAL, F32, (1,), 512)),
+    "line end in a buffer name": lambda: training(Buffer("a\n", Role.ROLE_LOCAL, F32, (1,), 512)),
     "dtype": lambda: training(Buffer("x", Role.ROLE_LOCAL, np.dtype("f2"), (1,), 512)),
     "big endian": lambda: training(Buffer("x", Role.ROLE_LOCAL, np.dtype(">f4"), (1,), 512)),
     "empty dimension": lambda: training(Buffer("x", Role.ROLE_LOCAL, F32, (0,), 512)),

@@ -24,6 +24,10 @@ Variant: TypeAlias = Literal["scalar", "simd128", "relaxed-simd"]
 VARIANTS: tuple[Variant, ...] = ("scalar", "simd128", "relaxed-simd")
 """Instruction sets; results are bit-identical on every host within one of them."""
 
+SEED = "seed"
+"""Name of the i64 hyperparameter that is each client's own seed of the round, unless the job sets
+it: what a task draws from it (dropout, noise) differs between clients."""
+
 DTYPES: Mapping[DType, np.dtype[np.generic]] = {
     DType.DTYPE_F32: np.dtype("<f4"),
     DType.DTYPE_F64: np.dtype("<f8"),

@@ -20,7 +20,15 @@ from google.protobuf import json_format
 
 import cloister_protos as protos
 from cloister_protos import DType, Kind, Role
-from cloister_tasks.contract import ABI, DTYPES, ENTRY_POINTS, PAGE_BYTES, ROLES, VARIANTS
+from cloister_tasks.contract import (
+    ABI,
+    DTYPES,
+    ENTRY_POINTS,
+    PAGE_BYTES,
+    ROLES,
+    SEED,
+    VARIANTS,
+)
 from cloister_tasks.errors import InvalidModule
 
 MAX_MANIFEST_BYTES = 256 * 1024
@@ -35,7 +43,7 @@ MAX_MEMORY_BYTES = 1 << 32
 """Bytes a 32-bit memory can address; more are refused."""
 
 _TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_BUFFER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,63}")
+_BUFFER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,127}")
 _DTYPE_CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
@@ -179,6 +187,19 @@ class Manifest:
         if not buffers:
             return None
         return Block(buffers[0].offset, sum(b.size for b in buffers))
+
+    @property
+    def local_bytes(self) -> int:
+        """Bytes of all LOCAL buffers, side by side in manifest order."""
+        return sum(b.nbytes for b in self.of(Role.ROLE_LOCAL))
+
+    @property
+    def seed(self) -> Buffer | None:
+        """The hyperparameter that holds each client's own seed; None: the task draws nothing."""
+        seed = self.buffers.get(SEED)
+        if seed is None or seed.role != Role.ROLE_HYPERPARAMETER:
+            return None
+        return seed if seed.dtype == DTYPES[DType.DTYPE_I64] else None
 
     @property
     def capacity(self) -> int:

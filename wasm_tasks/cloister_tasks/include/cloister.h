@@ -138,9 +138,11 @@ __attribute__((used, aligned(64), CLOISTER_BLOCK_("frozen"))) static char cloist
     CLOISTER_DESCRIBE_(identifier, #identifier, CLOISTER_ROLE_HYPERPARAMETER, type, description)
 
 /* A sum over the rows seen since `reset`. */
-#define CLOISTER_METRIC(identifier, description)                                                 \
+#define CLOISTER_METRIC(identifier, description) \
+    CLOISTER_NAMED_METRIC(identifier, #identifier, description)
+#define CLOISTER_NAMED_METRIC(identifier, name, description)                                     \
     __attribute__((used)) double identifier;                                                     \
-    CLOISTER_DESCRIBE_(identifier, #identifier, CLOISTER_ROLE_METRIC, double, description)
+    CLOISTER_DESCRIBE_(identifier, name, CLOISTER_ROLE_METRIC, double, description)
 
 /* int64_t fault: the row a non-zero status is about, or -1. */
 #define CLOISTER_FAULT                                                                           \
