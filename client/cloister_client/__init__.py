@@ -11,7 +11,7 @@ Who may do what here:
 Local data:
 
 - ``tables``        CSV, NPZ and Parquet files as named columns
-- ``dataset``       rows in the shape and dtype a task takes
+- ``dataset``       rows in the shape and dtype a task takes (``cast``: numbers, exactly)
 - ``shuffle``       in which order rows are visited
 
 One assignment:
@@ -29,7 +29,7 @@ The way there and back:
 - ``worker``        the thread that works them off
 - ``agent``         all of it together
 
-On disk: ``blob_cache``, ``audit``, ``day_budget``. What can go wrong: ``errors``.
+On disk: ``blob_cache``, ``local_state``, ``audit``, ``day_budget``. What can go wrong: ``errors``.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -65,7 +65,7 @@ from cloister_client.shuffle import row_order, row_orders
 from cloister_client.training import Outcome, chunk_rows, settings, train
 
 if TYPE_CHECKING:
-    from cloister_client.agent import Agent, Summary, check
+    from cloister_client.agent import Agent, Summary, check, forget, kept
     from cloister_client.identity import Identity
 
 __all__ = [
@@ -96,6 +96,8 @@ __all__ = [
     "Withdrawn",
     "check",
     "chunk_rows",
+    "forget",
+    "kept",
     "load_config",
     "load_dataset",
     "parse_config",
@@ -106,7 +108,14 @@ __all__ = [
     "weigh",
 ]
 
-_NETWORKED = {"Agent": "agent", "Summary": "agent", "check": "agent", "Identity": "identity"}
+_NETWORKED = {
+    "Agent": "agent",
+    "Summary": "agent",
+    "check": "agent",
+    "forget": "agent",
+    "kept": "agent",
+    "Identity": "identity",
+}
 """Loaded at first use: a simulation shares the rest of this package and has no grpcio."""
 
 

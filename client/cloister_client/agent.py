@@ -30,6 +30,7 @@ from cloister_client.errors import (
 from cloister_client.executor import Executor
 from cloister_client.identity import Identity
 from cloister_client.link import Link
+from cloister_client.local_state import Kept, LocalStore, listed
 from cloister_client.transport import Transport
 from cloister_client.worker import Worker
 from cloister_protos import Assignment, Capabilities, Instruction
@@ -47,6 +48,7 @@ GRACE_SECONDS = 2.0
 """How long a report on its way may take when the client is told to stop."""
 
 _MIB = 1024 * 1024
+_LOCAL = "local"
 _STOPPED = "the client is shutting down"
 
 
@@ -76,6 +78,27 @@ def check(config: ClientConfig) -> Summary:
     )
 
 
+def kept(config: ClientConfig) -> list[Kept]:
+    """What jobs keep on this device between rounds; also while the client runs."""
+    return [found for _, found in listed(config.state_dir / _LOCAL)]
+
+
+def forget(config: ClientConfig, job: str) -> int:
+    """Delete what a job (its id or name) keeps on this device; how many states that was.
+
+    Raises ConfigError while the client runs.
+    """
+    with (
+        _state_dir(config.state_dir),
+        closing(AuditLog(config.state_dir / "audit.jsonl")) as audit,
+    ):
+        return sum(
+            _store(config, audit, found.coordinator).forget([found.job], "by the owner")
+            for found in kept(config)
+            if job in (found.job, found.job_name)
+        )
+
+
 class Agent:
     """One device's client. `run` it once."""
 
@@ -103,9 +126,10 @@ class Agent:
             )
             desk = Desk()
             link = Link(transport, config.coordinator.max_reconnect_seconds)
-            executor = Executor(config.policy, datasets, pool, cache, budget, link)
+            store = _store(config, audit)
+            executor = Executor(config.policy, datasets, pool, cache, budget, link, store)
             worker = Worker(desk, executor, link, audit)
-            session = _Session(config, identity, transport, link, desk, audit)
+            session = _Session(config, identity, transport, link, desk, store, audit)
             audit.write("started", client=identity.client_id, software=_software())
             open_now.callback(audit.write, "stopped")
             _log.info("client %s, data: %s", identity.client_id, _sizes(datasets))
@@ -135,9 +159,10 @@ class _Session:
         transport: Transport,
         link: Link,
         desk: Desk,
+        store: LocalStore,
         audit: AuditLog,
     ):
-        self._config, self._identity = config, identity
+        self._config, self._identity, self._store = config, identity, store
         self._transport, self._link, self._desk, self._audit = transport, link, desk, audit
         self._capabilities = Capabilities(
             memory_bytes=config.policy.limits().memory_bytes,
@@ -157,7 +182,7 @@ class _Session:
                     self._transport.enrol(self._identity, self._config.name)
                     self._audit.write("enrolled", coordinator=self._config.coordinator.address)
                 for instruction in self._transport.check_in(
-                    self._capabilities, self._desk.open_ids()
+                    self._capabilities, self._desk.open_ids(), self._store.jobs()
                 ):
                     self._follow(instruction)
             except SessionUnknown as error:
@@ -192,6 +217,7 @@ class _Session:
             case "welcome":
                 self._link.went_up()
                 self._audit.write("connected", software=instruction.welcome.software[:64])
+                self._store.forget(instruction.welcome.ended_jobs, "the job has ended")
                 _log.info("checked in at %s", self._config.coordinator.address)
             case _:
                 _log.warning("the coordinator sent an instruction this client does not know")
@@ -211,6 +237,13 @@ def _watch(
     transport.break_check_in()
     working.join(GRACE_SECONDS)
     transport.close()
+
+
+def _store(config: ClientConfig, audit: AuditLog, coordinator: str | None = None) -> LocalStore:
+    """Local states of the configured coordinator's jobs, or another's."""
+    address = config.coordinator.address if coordinator is None else coordinator
+    limit = int(config.policy.local_mb * _MIB)
+    return LocalStore(config.state_dir / _LOCAL, address, limit, audit)
 
 
 def _key_path(config: ClientConfig) -> Path:

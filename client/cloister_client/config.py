@@ -12,7 +12,7 @@ import difflib
 import ipaddress
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,16 +80,17 @@ class DataConfig:
     """One `[data.<name>]` section: a local file and how its columns become a task's inputs.
 
     The task's `features` input gets the feature columns as f32, `label` one column of whole
-    numbers as i32, `target` one or several columns as f32.
+    numbers as i32, `target` one or several columns as f32; any other, what `inputs` names.
     """
 
     path: Path
     """`path = "patients.csv"`: a `.csv` (comma separated, UTF-8, first row names the columns),
     `.npz` or `.parquet` file. In an NPZ, arrays take the place of columns; one of several
     dimensions is laid out row by row, and so stands for several features."""
-    features: tuple[str, ...] = (ALL_OTHERS,)
+    features: tuple[str, ...] | None = None
     """`features = ["age", "bmi"]`: columns in this order; or a pattern, `"pixel_*"`; or
-    `"all others"` (the default): all but label and target, in the file's order."""
+    `"all others"`: all that nothing else takes, in the file's order. Left out: all others, unless
+    there are `inputs`."""
     label: str | None = None
     """`label = "diagnosis"`: column of class numbers from 0."""
     target: tuple[str, ...] = ()
@@ -101,6 +102,10 @@ class DataConfig:
     missing: float | None = None
     """`missing = 0.0`: value, before scaling, of a feature whose cell is empty or NaN. Left out,
     or `"error"`: such a cell is an error. A missing label or target always is."""
+    inputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """`inputs = { user = "user_id", tokens = "token_*" }`: the columns of a task's inputs of other
+    names, each as `features`; as they are, without scaling. An NPZ of several arrays whose section
+    names no columns at all gives each array as the input of its own name."""
     evaluation_fraction: float = 0.0
     """`evaluation_fraction = 0.2`: share of rows kept from training, to evaluate models on.
     Chosen by a fixed hash of the row's position: rows appended later change nothing."""
@@ -110,6 +115,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.evaluation_fraction and self.evaluation_path:
             raise ConfigError("give evaluation_fraction or evaluation_path, not both")
+        named = {"features": self.features, "label": self.label, "target": self.target}
+        for name, columns in named.items():
+            if columns and name in self.inputs:
+                raise ConfigError(f"give {name} or inputs.{name}, not both")
 
 
 @dataclass(frozen=True)
@@ -160,6 +169,7 @@ _DATA = {
     "features": setting.one_or_more(setting.text(256)),
     "label": setting.text(256),
     "target": setting.one_or_more(setting.text(256)),
+    "inputs": setting.table(setting.one_or_more(setting.text(256))),
     "scale": setting.one_or_more(setting.number),
     "offset": setting.one_or_more(setting.number),
     "missing": setting.number_or_error,
@@ -175,6 +185,7 @@ _POLICY = {
     "seconds_per_round": setting.positive,
     "cpu_seconds": setting.positive,
     "seconds_per_day": setting.positive,
+    "local_mb": setting.positive,
     "clip_norm": setting.positive,
 }
 _SECTIONS = ("client", "coordinator", "data", "policy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cloister_client.cast import cast, compact
 from cloister_client.config import ALL_OTHERS, DataConfig
 from cloister_client.errors import DataError
 from cloister_client.shuffle import mix
@@ -25,8 +27,9 @@ Rows = Mapping[str, NDArray[Any]]
 class Dataset:
     """What one client can train and evaluate on.
 
-    `features` is f32[rows, F], `label` i32[rows], `target` f32[rows, outputs]; only `features`
-    is always there. Arrays are never written to.
+    From a file, `features` is f32[rows, F], `label` i32[rows], `target` f32[rows, outputs]; which
+    of them are there, and which inputs of other names, its section of the configuration says.
+    Arrays may be of any numbers and dimensions behind the first; they are never written to.
     """
 
     train: Rows
@@ -45,9 +48,10 @@ class Dataset:
     def fit(self, inputs: Sequence[Buffer]) -> Dataset:
         """This data as a task with these input buffers takes it.
 
-        Arrays the task does not ask for stay out; the others are reshaped row by row and
-        widened to the buffer's dtype where that is exact. Raises DataError when the task asks
-        for another input, size or dtype. Label ranges are the guest's to check.
+        Arrays the task does not ask for stay out; the others are reshaped row by row and cast
+        to the buffer's dtype: floats are rounded to shorter floats, all else must be exact.
+        Raises DataError when the task asks for another input, size or dtype, or a number does
+        not survive. Label ranges are the guest's to check.
         """
         return Dataset(_fit_all(self.train, inputs), _fit_all(self.evaluation, inputs))
 
@@ -70,11 +74,13 @@ def load_dataset(config: DataConfig) -> Dataset:
     if config.evaluation_path is not None:
         other = open_table(config.evaluation_path)
         held_out = _read(config.evaluation_path, other, columns, config)
-        if _width(held_out) != _width(rows):
-            raise DataError(
-                f"{config.evaluation_path} gives {_width(held_out)} features, "
-                f"but {config.path} gives {_width(rows)}"
-            )
+        for name, array in rows.items():
+            wanted, given = array.shape[1:], held_out[name].shape[1:]
+            if wanted != given:
+                raise DataError(
+                    f"{config.evaluation_path} gives {math.prod(given)} {name}, "
+                    f"but {config.path} gives {math.prod(wanted)}"
+                )
         return Dataset(rows, held_out)
     held = evaluation_rows(count(rows), config.evaluation_fraction)
     if held.all():
@@ -94,34 +100,42 @@ def evaluation_rows(rows: int, fraction: float) -> NDArray[np.bool_]:
     return positions * 2.0**-53 < fraction
 
 
-@dataclass(frozen=True)
-class _Columns:
-    features: tuple[str, ...]
-    label: tuple[str, ...]
-    target: tuple[str, ...]
+def _columns(table: Table, config: DataConfig) -> dict[str, tuple[str, ...]]:
+    """Which columns become which input; names and patterns of `config` are resolved."""
+    wanted = dict(config.inputs)
+    if config.label is not None:
+        wanted["label"] = (config.label,)
+    if config.target:
+        wanted["target"] = config.target
+    features = config.features
+    if features is None and not wanted and table.own_names and len(table.names) > 1:
+        return {name: (name,) for name in table.names}
+    if features is None and not config.inputs:
+        features = (ALL_OTHERS,)
+    found = {name: _resolve(config.path, table, name, wanted[name], ()) for name in wanted}
+    if features is not None:
+        taken = [column for columns in found.values() for column in columns]
+        found["features"] = _resolve(config.path, table, "features", features, taken)
+    return found
 
-    def all(self) -> tuple[str, ...]:
-        return self.features + self.label + self.target
 
-
-def _columns(table: Table, config: DataConfig) -> _Columns:
-    """Resolve the names and patterns of `config` against the table's columns."""
-    label = (config.label,) if config.label is not None else ()
-    for name in label + config.target:
-        _require(config.path, table, name)
-    features: list[str] = []
-    for item in config.features:
+def _resolve(
+    path: Path, table: Table, name: str, items: Sequence[str], taken: Sequence[str]
+) -> tuple[str, ...]:
+    """The columns of one input; a pattern passes over those that are `taken`."""
+    columns: list[str] = []
+    for item in items:
         if item in table.names:
-            features.append(item)
+            columns.append(item)
             continue
-        others = [name for name in table.names if name not in label + config.target]
-        found = others if item == ALL_OTHERS else fnmatch.filter(others, item)
-        if not found:
-            _require(config.path, table, item)
-        features += [name for name in found if name not in features]
-    if len(set(features)) < len(features):
-        raise DataError(f"{config.path}: features name a column twice")
-    return _Columns(tuple(features), label, config.target)
+        others = [column for column in table.names if column not in taken]
+        matching = others if item == ALL_OTHERS else fnmatch.filter(others, item)
+        if not matching:
+            _require(path, table, item)
+        columns += [column for column in matching if column not in columns]
+    if len(set(columns)) < len(columns):
+        raise DataError(f"{path}: {name} name a column twice")
+    return tuple(columns)
 
 
 def _require(path: Path, table: Table, name: str) -> None:
@@ -130,38 +144,86 @@ def _require(path: Path, table: Table, name: str) -> None:
         raise DataError(f"{path} has no column {name!r}; it has: {shown}")
 
 
-def _read(path: Path, table: Table, columns: _Columns, config: DataConfig) -> Rows:
-    """The rows of one file as features, label and target."""
-    for name in columns.all():
-        _require(path, table, name)
-    width = sum(table.width(name) for name in columns.features)
+def _read(
+    path: Path, table: Table, columns: Mapping[str, tuple[str, ...]], config: DataConfig
+) -> Rows:
+    """The rows of one file, by input."""
+    for names in columns.values():
+        for name in names:
+            _require(path, table, name)
+    plain = (config.scale, config.offset, config.missing) == ((1.0,), (0.0,), None)
+    if not plain and ("features" not in columns or _own("features", config)):
+        raise DataError(f"{path}: scale, offset and missing are for features, and it gives none")
+    whole: dict[str, NDArray[Any]] = {}
+    for name, names in columns.items():
+        stored = table.stored(names[0]) if len(names) == 1 and _own(name, config) else None
+        if stored is not None:
+            _check_finite(path, range(len(stored)), names, stored.reshape(len(stored), -1))
+            whole[name] = stored
+    by_block = {name: names for name, names in columns.items() if name not in whole}
+    rows = whole | _read_blocks(path, table, by_block, config)
+    if not count(rows):
+        raise DataError(f"{path} has no rows")
+    return {name: rows[name] for name in columns}
+
+
+def _own(name: str, config: DataConfig) -> bool:
+    """Whether an input is taken as it is stored: features are scaled, labels are checked."""
+    if name == "features":
+        return name in config.inputs
+    return not (name == "label" and config.label) and not (name == "target" and config.target)
+
+
+def _read_blocks(
+    path: Path, table: Table, columns: Mapping[str, tuple[str, ...]], config: DataConfig
+) -> dict[str, NDArray[Any]]:
+    """What is read column by column, as f64 first."""
+    if not columns:
+        return {}
+    unique = list(dict.fromkeys(name for names in columns.values() for name in names))
+    ends = np.cumsum([table.width(name) for name in unique])
+    places = {
+        name: np.arange(end - table.width(name), end)
+        for name, end in zip(unique, ends, strict=True)
+    }
+    index = {name: np.concatenate([places[n] for n in names]) for name, names in columns.items()}
+    titles = {
+        name: [n for n in names for _ in range(table.width(n))] for name, names in columns.items()
+    }
+    scaled = "features" in columns and not _own("features", config)
     scale, offset = (
-        _constants(path, key, values, width)
+        _constants(path, key, values, len(index["features"]) if scaled else 1)
         for key, values in (("scale", config.scale), ("offset", config.offset))
     )
-    parts: dict[str, list[NDArray[Any]]] = {"features": []}
-    if columns.label:
-        parts["label"] = []
-    if columns.target:
-        parts["target"] = []
-    names = [name for name in columns.all() for _ in range(table.width(name))]
-    for numbers, block in table.blocks(columns.all()):
-        features, rest = block[:, :width], block[:, width:]
-        if config.missing is not None:
-            features[np.isnan(features)] = config.missing
-        if not np.isfinite(block).all():
-            row, column = np.argwhere(~np.isfinite(block))[0]
-            raise DataError(_not_finite(path, numbers[row], names[column], block[row, column]))
-        features *= scale
-        features += offset
-        parts["features"].append(_narrow(path, numbers, features))
-        if columns.label:
-            parts["label"].append(_labels(path, numbers, columns.label[0], rest))
-        if columns.target:
-            parts["target"].append(_narrow(path, numbers, rest[:, len(columns.label) :]))
-    if not parts["features"]:
+    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in columns}
+    for numbers, block in table.blocks(unique):
+        for name, part in parts.items():
+            values = block[:, index[name]]
+            own = _own(name, config)
+            if name == "features" and not own and config.missing is not None:
+                values[np.isnan(values)] = config.missing
+            _check_finite(path, numbers, titles[name], values)
+            if own:
+                part.append(values)
+            elif name == "label":
+                part.append(_labels(path, numbers, columns[name][0], values))
+            else:
+                if name == "features":
+                    values *= scale
+                    values += offset
+                part.append(_narrow(path, numbers, values))
+    if not all(parts.values()):
         raise DataError(f"{path} has no rows")
-    return {name: np.concatenate(blocks) for name, blocks in parts.items()}
+    rows = {name: np.concatenate(blocks) for name, blocks in parts.items()}
+    return {
+        name: _plain(compact(array)) if _own(name, config) else array
+        for name, array in rows.items()
+    }
+
+
+def _plain(array: NDArray[Any]) -> NDArray[Any]:
+    """One number a row needs no second dimension."""
+    return array[:, 0] if array.shape[1] == 1 else array
 
 
 def _constants(path: Path, key: str, values: tuple[float, ...], width: int) -> NDArray[np.float64]:
@@ -170,11 +232,20 @@ def _constants(path: Path, key: str, values: tuple[float, ...], width: int) -> N
     return np.array(values)
 
 
-def _not_finite(path: Path, row: int, column: str, cell: float) -> str:
-    where = f"{path}, row {row}, column {column!r}"
-    if np.isnan(cell):
-        return f"{where}: the cell is missing; for features, `missing = 0.0` fills such cells"
-    return f"{where}: the number is infinite"
+def _check_finite(
+    path: Path, numbers: Sequence[int], columns: Sequence[str], block: NDArray[Any]
+) -> None:
+    """All of them finite; `columns` names those of the block, or the one they all belong to."""
+    if block.dtype.kind != "f" or np.isfinite(block).all():
+        return
+    row, column = np.argwhere(~np.isfinite(block))[0]
+    name = columns[column] if len(columns) > 1 else columns[0]
+    where = f"{path}, row {numbers[row]}, column {name!r}"
+    if np.isnan(block[row, column]):
+        raise DataError(
+            f"{where}: the cell is missing; for features, `missing = 0.0` fills such cells"
+        )
+    raise DataError(f"{where}: the number is infinite")
 
 
 def _narrow(path: Path, numbers: Sequence[int], block: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -200,10 +271,6 @@ def _labels(
     return values.astype(np.int32)
 
 
-def _width(rows: Rows) -> int:
-    return int(rows["features"].shape[1])
-
-
 def _fit(rows: Rows, buffer: Buffer) -> NDArray[Any]:
     if buffer.name not in rows:
         raise DataError(
@@ -211,13 +278,9 @@ def _fit(rows: Rows, buffer: Buffer) -> NDArray[Any]:
             f"but this dataset gives only: {', '.join(rows)}"
         )
     array, shape = rows[buffer.name], buffer.shape[1:]
-    if not np.can_cast(array.dtype, buffer.dtype, "safe"):
+    if array[:1].size and array[0].size != math.prod(shape):
         raise DataError(
-            f"the task takes {buffer.name!r} as {buffer.dtype}, which cannot hold {array.dtype}"
-        )
-    if array[:1].size and array[0].size != np.prod(shape, dtype=np.int64):
-        raise DataError(
-            f"the task takes {np.prod(shape, dtype=np.int64)} numbers per row of {buffer.name!r}, "
+            f"the task takes {math.prod(shape)} numbers per row of {buffer.name!r}, "
             f"but this dataset gives {array[0].size}"
         )
-    return array.reshape(len(array), *shape).astype(buffer.dtype, copy=False)
+    return cast(buffer.name, array, buffer.dtype).reshape(len(array), *shape)

@@ -19,6 +19,7 @@ from cloister_client.desk import Work
 from cloister_client.errors import DigestMismatch, RoundOutOfTime, UnfitAssignment
 from cloister_client.gate import Gate
 from cloister_client.link import Link
+from cloister_client.local_state import LocalStore
 from cloister_client.policy import Policy, weigh
 from cloister_client.training import Outcome, train
 from cloister_client.transfer import Download, Upload
@@ -43,6 +44,10 @@ class Done:
     """L2 norm of the update before the gate clipped it; None after evaluation only."""
     bytes_in: int
     """Bytes downloaded or received inline."""
+    before: bytes | None = None
+    """The local state it began from; None: the task's own values."""
+    local: bytes = b""
+    """The local state it ended with, to keep once the result is taken; empty: nothing."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ class _Prepared:
     """Elements of the model."""
     frozen: int
     """Elements of the frozen block; 0: there is none."""
+    local: int
+    """Bytes of local state; 0: there is none."""
 
 
 class Executor:
@@ -66,9 +73,11 @@ class Executor:
         cache: BlobCache,
         budget: DayBudget,
         link: Link,
+        store: LocalStore,
     ):
         self._policy, self._datasets = policy, datasets
         self._pool, self._cache, self._budget, self._link = pool, cache, budget, link
+        self._store = store
         self._gate = Gate(policy.clip_norm)
         self._limits = policy.limits()
         self._prepared: OrderedDict[tuple[bytes, str], _Prepared] = OrderedDict()
@@ -104,7 +113,8 @@ class Executor:
             blob, fetched = self._blob(work, assignment.frozen, "frozen block")
             frozen = np.frombuffer(blob, dtype="<f4")
             bytes_in += fetched
-        outcome = self._train(work, prepared, model, frozen)
+        before = self._store.begin(assignment, prepared.local) if prepared.local else None
+        outcome = self._train(work, prepared, model, frozen, before)
         norm = upload = None
         if outcome.update is not None:
             norm = self._gate.admit(outcome.update, prepared.parameters)
@@ -121,7 +131,12 @@ class Executor:
             else:
                 upload = Upload.of(outcome.update.data.cast("B"))
                 result.update.CopyFrom(upload.blob)
-        return Done(result, upload, norm, bytes_in)
+        return Done(result, upload, norm, bytes_in, before, outcome.local)
+
+    def keep(self, work: Work, done: Done) -> None:
+        """Keep the local state of a result that the coordinator has taken."""
+        if done.local:
+            self._store.keep(work.assignment, done.before, done.local)
 
     def _train(
         self,
@@ -129,6 +144,7 @@ class Executor:
         prepared: _Prepared,
         model: NDArray[np.float32],
         frozen: NDArray[np.float32] | None,
+        local: bytes | None,
     ) -> Outcome:
         assignment = work.assignment
         started = time.monotonic()
@@ -153,6 +169,7 @@ class Executor:
                     training=assignment.training if assignment.HasField("training") else None,
                     evaluate=assignment.evaluate,
                     seed=assignment.seed,
+                    local=local,
                     out=model if model.flags.writeable else None,
                     keep_going=keep_going,
                 )
@@ -183,12 +200,14 @@ class Executor:
                 f"the task needs {module.memory.max_bytes} bytes of memory; "
                 f"this device allows {self._limits.memory_bytes}"
             )
-        if module.manifest.of(Role.ROLE_LOCAL):
-            raise UnfitAssignment("the task keeps local buffers between rounds; not supported yet")
         dataset = self._datasets[name].fit(module.manifest.of(Role.ROLE_INPUT))
         frozen = module.manifest.block(Role.ROLE_FROZEN)
         prepared = _Prepared(
-            module, dataset, module.manifest.parameter_count, frozen.size if frozen else 0
+            module,
+            dataset,
+            module.manifest.parameter_count,
+            frozen.size if frozen else 0,
+            module.manifest.local_bytes,
         )
         self._prepared[key] = prepared
         if len(self._prepared) > _PREPARED:

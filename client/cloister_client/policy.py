@@ -44,6 +44,9 @@ class Policy:
     seconds_per_day: float | None = None
     """`seconds_per_day = 3600`: seconds all rounds of one UTC day may take on this device; once
     they are used up assignments are declined until midnight UTC. Left out: no limit."""
+    local_mb: float = 256.0
+    """`local_mb = 256`: MiB that all jobs together may keep in `state_dir` between rounds
+    (personal layers, running statistics); a job that needs more is refused."""
     clip_norm: float | None = None
     """`clip_norm = 1.0`: largest L2 norm of an update that leaves; a longer one is scaled down
     to it. Left out: no limit."""

@@ -94,6 +94,23 @@ def one_or_more(reader: Reader) -> Reader:
     return read
 
 
+def table(reader: Reader) -> Reader:
+    """A table whose values are all of one kind; its keys name a task's buffers."""
+
+    def read(value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise ConfigError("must be a table: { name = ... }")
+        found = {}
+        for name, item in value.items():
+            try:
+                found[text(128)(name)] = reader(item)
+            except ConfigError as error:
+                raise ConfigError(f"{name[:128]!r}: {error}") from error
+        return found
+
+    return read
+
+
 def digests(value: Any) -> frozenset[bytes]:
     """A list of 32-byte values in hexadecimal: public keys or SHA-256 digests."""
     try:

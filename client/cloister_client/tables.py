@@ -13,7 +13,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +32,14 @@ class Table(Protocol):
 
     names: tuple[str, ...]
     """Columns in the file's order."""
+    own_names: bool
+    """Whether its columns are whole inputs, which may keep their names: arrays of an NPZ."""
 
     def width(self, name: str, /) -> int:
         """Numbers per row in this column."""
+
+    def stored(self, name: str, /) -> NDArray[Any] | None:
+        """A column that is an array of its own, [rows, ...]; None for text or Parquet's columns."""
 
     def blocks(self, columns: Sequence[str]) -> Iterator[Block]:
         """The given columns side by side, block by block of rows. Raises DataError."""
@@ -59,6 +64,8 @@ def open_table(path: Path) -> Table:
 class CsvTable:
     """Comma separated values, UTF-8, RFC 4180 quotes; the first row names the columns."""
 
+    own_names = False
+
     def __init__(self, path: Path):
         self._path = path
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -73,6 +80,9 @@ class CsvTable:
     def width(self, _name: str, /) -> int:
         """Always 1."""
         return 1
+
+    def stored(self, _name: str, /) -> None:
+        """Nothing: cells are read block by block."""
 
     def blocks(self, columns: Sequence[str]) -> Iterator[Block]:
         """As in Table; row numbers are line numbers, the header's being 1."""
@@ -141,6 +151,8 @@ class CsvTable:
 class NpzTable:
     """Arrays saved by `numpy.savez`, whose first dimension counts the rows."""
 
+    own_names = True
+
     def __init__(self, path: Path):
         self._path = path
         try:
@@ -159,6 +171,10 @@ class NpzTable:
         """Numbers per row: the product of the array's further dimensions."""
         return math.prod(self._arrays[name].shape[1:])
 
+    def stored(self, name: str, /) -> NDArray[Any] | None:
+        """The array itself."""
+        return self._arrays[name]
+
     def blocks(self, columns: Sequence[str]) -> Iterator[Block]:
         """As in Table; rows count from 0, as in numpy."""
         arrays = [self._arrays[column].reshape(-1, self.width(column)) for column in columns]
@@ -170,6 +186,8 @@ class NpzTable:
 
 class ParquetTable:
     """A Parquet file of numeric columns. Needs pyarrow."""
+
+    own_names = False
 
     def __init__(self, path: Path):
         try:
@@ -188,6 +206,9 @@ class ParquetTable:
     def width(self, _name: str, /) -> int:
         """Always 1."""
         return 1
+
+    def stored(self, _name: str, /) -> None:
+        """Nothing: cells are read block by block."""
 
     def blocks(self, columns: Sequence[str]) -> Iterator[Block]:
         """As in Table; rows count from 0."""

@@ -39,6 +39,8 @@ class Outcome:
     """Sums over the evaluation rows for the model as received, by metric name."""
     evaluated_rows: int = 0
     """Rows the evaluation sums run over."""
+    local: bytes = b""
+    """The task's LOCAL buffers after training, little-endian, side by side in manifest order."""
 
 
 def train(
@@ -50,20 +52,23 @@ def train(
     training: Training | None,
     evaluate: bool,
     seed: int,
+    local: bytes | None = None,
     out: NDArray[np.float32] | None = None,
     keep_going: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Evaluate `model` (f32[P]) if asked, then train it if `training` is given.
 
     The sandbox must be fresh, `dataset` fitted to the task's inputs. `reset` is called once
-    before training, so that optimizer state lives through the epochs of a round. The update is
+    before training, so that optimizer state lives through the epochs of a round. `seed` decides
+    the order of rows and, where the job is silent, the task's own `seed`. `local` is what the
+    LOCAL buffers held after an earlier round; None: what the module's data says. The update is
     written to `out` (f32[P], may be `model` itself) or to a new array. `keep_going` is called
     before each chunk of rows and raises to stop.
 
     Raises UnfitAssignment if the task cannot do what is asked, DataError without rows to train
     on, SandboxError (the sandbox is dead then) and whatever `keep_going` raises.
     """
-    run = _Run(sandbox, model, frozen, keep_going)
+    run = _Run(sandbox, model, frozen, local, keep_going)
     evaluation_sums: dict[str, float] = {}
     if evaluate:
         evaluation_sums = run.evaluate(dataset.evaluation)
@@ -80,6 +85,7 @@ def train(
         trained_rows=examples * training.epochs,
         evaluation_sums=evaluation_sums,
         evaluated_rows=evaluated_rows,
+        local=b"".join(sandbox.view(name).tobytes() for name in run.local_names),
     )
 
 
@@ -100,6 +106,11 @@ def chunk_rows(rows: int, capacity: int, batch_size: int | None) -> int:
             "choose a smaller batch_size, or build the task with a larger capacity"
         )
     return capacity - capacity % batch_size
+
+
+def signed(seed: int) -> int:
+    """A seed (u64) as the i64 that a task's `seed` is, of the same bits."""
+    return seed - (1 << 64) if seed >= 1 << 63 else seed
 
 
 def settings(manifest: Manifest, training: Training) -> dict[str, float]:
@@ -131,6 +142,7 @@ class _Run:
         sandbox: Sandbox,
         model: NDArray[np.float32],
         frozen: NDArray[np.float32] | None,
+        local: bytes | None,
         keep_going: Callable[[], None],
     ):
         self._sandbox, self._keep_going = sandbox, keep_going
@@ -140,6 +152,9 @@ class _Run:
         self._unsent: list[str | Role] = []
         self._place(Role.ROLE_PARAMETER, model, "parameters")
         self._place(Role.ROLE_FROZEN, frozen, "frozen parameters")
+        self.local_names = tuple(buffer.name for buffer in self._manifest.of(Role.ROLE_LOCAL))
+        if local is not None:
+            self._place_local(local)
 
     def evaluate(self, rows: Rows) -> dict[str, float]:
         """Metric sums over `rows` for the parameters in place."""
@@ -162,6 +177,9 @@ class _Run:
         for name, value in values.items():
             self._sandbox.view(name)[...] = value
             self._unsent.append(name)
+        if (own := self._manifest.seed) is not None and own.name not in values:
+            self._sandbox.view(own.name)[...] = signed(seed)
+            self._unsent.append(own.name)
         batch_size = self._batch_size(values) if count(rows) > self._manifest.capacity else None
         size = chunk_rows(count(rows), self._manifest.capacity, batch_size)
         chunks = _chunks(count(rows), size)
@@ -171,7 +189,8 @@ class _Run:
         )
         visits = ((order, chunk) for order in orders for chunk in chunks)
         total = training.epochs * len(chunks)
-        return self._sweep(entry, rows, visits, total, (Role.ROLE_PARAMETER,))
+        results: tuple[Role | str, ...] = (Role.ROLE_PARAMETER, *self.local_names)
+        return self._sweep(entry, rows, visits, total, results)
 
     def _sweep(
         self,
@@ -179,7 +198,7 @@ class _Run:
         rows: Rows,
         visits: Iterable[tuple[NDArray[np.int64] | None, slice]],
         total: int,
-        results: tuple[Role, ...],
+        results: tuple[Role | str, ...],
     ) -> dict[str, float]:
         """Reset, then one call for each of the `total` visits; metrics and `results` come back."""
         for index, (order, chunk) in enumerate(visits):
@@ -208,6 +227,18 @@ class _Run:
         if values is not None and block is not None:
             self._sandbox.view(role)[:] = values
             self._unsent.append(role)
+
+    def _place_local(self, local: bytes) -> None:
+        if len(local) != self._manifest.local_bytes:
+            raise UnfitAssignment(
+                f"the task keeps {self._manifest.local_bytes} bytes on the device, not {len(local)}"
+            )
+        start = 0
+        for buffer in self._manifest.of(Role.ROLE_LOCAL):
+            values = np.frombuffer(local, buffer.dtype, buffer.size, start)
+            self._sandbox.view(buffer.name)[...] = values.reshape(buffer.shape)
+            self._unsent.append(buffer.name)
+            start += buffer.nbytes
 
     def _batch_size(self, values: dict[str, float]) -> int | None:
         """The job's, else the task's own default, else None."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -125,9 +125,13 @@ class Transport:
                 raise
         self._metadata = (("authorization", f"Bearer {response.session_token}"),)
 
-    def check_in(self, capabilities: Capabilities, open_ids: list[str]) -> Iterator[Instruction]:
+    def check_in(
+        self, capabilities: Capabilities, open_ids: Sequence[str], kept_jobs: Sequence[str] = ()
+    ) -> Iterator[Instruction]:
         """Instructions until the stream ends, the welcome first. Raises TransportError."""
-        request = CheckInRequest(capabilities=capabilities, open_assignments=open_ids)
+        request = CheckInRequest(
+            capabilities=capabilities, open_assignments=open_ids, kept_jobs=kept_jobs
+        )
         with _mapped():
             call: Any = self._stub.CheckIn(
                 request, timeout=CHECK_IN_SECONDS, metadata=self._metadata

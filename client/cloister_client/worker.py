@@ -72,6 +72,7 @@ class Worker:
             self._link.persist(work, lambda: transport.upload(assignment_id, upload))
             bytes_out = upload.blob.size
         self._link.persist(work, lambda: transport.report(request))
+        self._executor.keep(work, done)
         seconds = time.monotonic() - started
         result = done.result
         _log.info(

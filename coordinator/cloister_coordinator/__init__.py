@@ -6,6 +6,7 @@ What is decided, pure:
 
 - ``errors``            what can go wrong, and whose fault it is
 - ``cohort``            who takes part in a round, with which seed
+- ``schedule``          hyperparameters that change over a job
 - ``round``             one round as a state machine
 - ``job``               one job as a state machine: which round comes next
 - ``outcome``           what a client hands in, checked

@@ -8,6 +8,7 @@ from cloister_coordinator.cohort import client_seed
 from cloister_coordinator.errors import Invalid
 from cloister_coordinator.job import Plan
 from cloister_coordinator.roster import Message
+from cloister_coordinator.schedule import training_at
 from cloister_protos import (
     MAX_INLINE_BYTES,
     Assignment,
@@ -15,6 +16,7 @@ from cloister_protos import (
     Cancellation,
     Instruction,
     JobSpec,
+    Training,
 )
 
 
@@ -48,11 +50,16 @@ def template(job_id: str, spec: JobSpec, plan: Plan, model: Blob, content: bytes
         model=model,
         inline_model=content,
         frozen=spec.frozen if spec.HasField("frozen") else None,
-        training=None if plan.evaluation_only else spec.training,
+        training=None if plan.evaluation_only else _training(spec, plan),
         evaluate=plan.evaluate,
         dataset=spec.eligibility.dataset,
         weighting=spec.weighting,
+        base_version=plan.base_version,
     )
+
+
+def _training(spec: JobSpec, plan: Plan) -> Training:
+    return training_at(spec.training, spec.schedules, plan.base_version, spec.rounds)
 
 
 def assign(shared: Assignment, client_id: str, seed: int, deadline: float) -> Message:

@@ -42,6 +42,8 @@ MAX_NAMES = 64
 MAX_NAME = 64
 """Characters of a name; a longer one is refused."""
 MAX_OPEN_ASSIGNMENTS = 1000
+MAX_KEPT_JOBS = 1000
+"""Jobs a client may ask about when it checks in; more are refused."""
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -86,8 +88,12 @@ class ClientService(ClientServiceServicer):
         _check_capabilities(request.capabilities)
         if len(request.open_assignments) > MAX_OPEN_ASSIGNMENTS:
             raise Invalid("TOO_MANY", f"over {MAX_OPEN_ASSIGNMENTS} open assignments")
+        if len(request.kept_jobs) > MAX_KEPT_JOBS:
+            raise Invalid("TOO_MANY", f"over {MAX_KEPT_JOBS} kept jobs")
         connection = Connection(client_id, request.capabilities)
-        await context.write(Instruction(welcome=Welcome(software=self._software)))
+        ended = await self._coordinator.ended(request.kept_jobs)
+        welcome = Welcome(software=self._software, ended_jobs=ended)
+        await context.write(Instruction(welcome=welcome))
         self._coordinator.arrive(connection, request.open_assignments)
         try:
             while (message := await connection.next()) is not None:

@@ -169,6 +169,13 @@ class Coordinator:
             raise NotFound("NO_JOB", f"there is no job {job_id[:64]!r}", "List the jobs.")
         return job_status(row, versions.get(job_id, 0), self.waiting(job_id))
 
+    async def ended(self, job_ids: Collection[str]) -> list[str]:
+        """Which of these jobs do not run and never will again; unknown ones are among them."""
+        if not job_ids:
+            return []
+        running = set(await asyncio.to_thread(self.resources.read, ledger.running_jobs))
+        return [job_id for job_id in job_ids if job_id not in running]
+
     def waiting(self, job_id: str) -> str:
         """What a running job waits for; empty: nothing, or it does not run."""
         runner = self._runners.get(job_id)

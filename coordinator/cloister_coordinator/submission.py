@@ -16,6 +16,7 @@ from cloister_coordinator import cohort
 from cloister_coordinator.blobs import Blobs
 from cloister_coordinator.errors import Invalid, NotFound
 from cloister_coordinator.outcome import one_line
+from cloister_coordinator.schedule import fault
 from cloister_coordinator.spool import check_blob
 from cloister_protos import Blob, JobSpec, Kind, Role, Training, Weighting
 from cloister_protos import Module as ModuleMessage
@@ -145,6 +146,9 @@ def _check_training(spec: JobSpec, manifest: Manifest) -> None:
                 f" {', '.join(sorted(known)) or 'no hyperparameters'}",
             )
         _check_hyperparameter(known[name], value)
+    for name, schedule in spec.schedules.items():
+        if (why := fault(name, schedule, manifest, spec.rounds)) is not None:
+            raise _invalid("schedules", f"cannot be followed: {one_line(why)}")
     batch = training.hyperparameters.get("batch_size") if "batch_size" in known else None
     if batch is not None:
         _between("training.hyperparameters[batch_size]", batch, 1, manifest.capacity)

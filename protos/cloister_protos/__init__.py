@@ -48,6 +48,7 @@ from cloister_protos.job_pb2 import (
     Module,
     RoundRecord,
     RoundState,
+    Schedule,
     Training,
     Weighting,
 )
@@ -125,6 +126,7 @@ __all__ = [
     "Role",
     "RoundRecord",
     "RoundState",
+    "Schedule",
     "SubmitJobRequest",
     "Training",
     "UploadRequest",

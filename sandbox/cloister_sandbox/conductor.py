@@ -46,8 +46,8 @@ class Conductor:
     """Runs virtual clients of one task, one after the other, in this process.
 
     For simulation: hidden state that a task keeps outside its buffers would pass from one client
-    to the next, and a task with buffers of ROLE_LOCAL is refused. One thread at a time; several
-    conductors run in parallel in several threads. To be closed.
+    to the next. One thread at a time; several conductors run in parallel in several threads. To
+    be closed.
 
     Args:
         module: a training or summary task.
@@ -55,7 +55,7 @@ class Conductor:
         rows: rows that `inputs` holds, of all clients together.
 
     Raises:
-        Refused: the task keeps local state, or is no task for clients.
+        Refused: the module is no task for clients.
         Trapped, OutOfTime, OutOfMemory: while instantiating.
         ValueError: clients and rows take more than 4 GiB.
     """
@@ -68,8 +68,6 @@ class Conductor:
         manifest = module.manifest
         if manifest.kind == Kind.KIND_AGGREGATION:
             raise Refused("manifest", f"{manifest.name} is an aggregation, not a task for clients")
-        if manifest.of(Role.ROLE_LOCAL):
-            raise Refused("manifest", f"{manifest.name} keeps local state; simulate it unconducted")
         self._train = "train" if manifest.kind == Kind.KIND_TRAINING else "summarize"
         self.metric_names = tuple(b.name for b in manifest.of(Role.ROLE_METRIC))
         """Columns of `metrics`."""
@@ -108,6 +106,11 @@ class Conductor:
         """f64[clients, M]; each client's sums over its rows."""
         self.inputs: dict[str, NDArray[Any]] = {n: at(p) for n, p in layout.inputs.items()}
         """By buffer name, [rows, ...] of the buffer's dtype; rows of clients lie together."""
+        self.local: NDArray[np.uint8] = at(layout.local)
+        """u8[clients, local bytes]; the LOCAL buffers side by side: what each client begins with,
+        then what it ends with. At first what the module's own data says."""
+        self.seeds: NDArray[np.int64] = at(layout.seeds)
+        """i64[clients]; what each client finds in the task's `seed`. At first the default."""
         self._table: NDArray[np.int32] = at(layout.table)
         self._table_offset = layout.table.offset
         self._failed: NDArray[np.int32] = at(layout.failed)
@@ -115,6 +118,13 @@ class Conductor:
             b.name: array_at(guest, guest.base, Place(b.offset, b.dtype, b.shape))
             for b in manifest.of(Role.ROLE_HYPERPARAMETER)
         }
+        local = b"".join(
+            array_at(guest, guest.base, Place(b.offset, b.dtype, b.shape)).tobytes()
+            for b in manifest.of(Role.ROLE_LOCAL)
+        )
+        self.local[:] = np.frombuffer(local, np.uint8) if local else 0
+        if manifest.seed is not None:
+            self.seeds[:] = self._task[manifest.seed.name].item()
         self._defaults = {name: array.copy() for name, array in self._task.items()}
         block = manifest.block(Role.ROLE_FROZEN)
         self._frozen: NDArray[np.float32] | None = None
@@ -224,6 +234,8 @@ class _Layout:
         self.model = self._place(f4, (parameters,))
         self.parameters = self._place(f4, (clients, parameters))
         self.metrics = self._place(f8, (clients, metrics))
+        self.seeds = self._place(np.dtype("<i8"), (clients,))
+        self.local = self._place(np.dtype("u1"), (clients, manifest.local_bytes))
         self.inputs = {
             b.name: self._place(b.dtype, (rows, *b.shape[1:])) for b in manifest.of(Role.ROLE_INPUT)
         }
@@ -253,6 +265,8 @@ def _wat(module: Module, layout: _Layout, train: str) -> str:
         for i, b in enumerate(metrics)
     )
     pages = manifest.memory_bytes // PAGE_BYTES
+    local_in, local_out = (_copy_local(manifest, layout.local, out=out) for out in (False, True))
+    seed = "" if manifest.seed is None else _copy_seed(manifest.seed, layout.seeds)
     return f"""
 (module
   (import "task" "memory" (memory $task {pages} {pages}))
@@ -272,6 +286,8 @@ def _wat(module: Module, layout: _Layout, train: str) -> str:
       (if (i32.and (local.get $flags) (i32.const {FIRST})) (then
         (memory.copy $task $own (i32.const {block.offset}) (i32.const {layout.model.offset})
           (i32.const {block.nbytes}))
+        {local_in}
+        {seed}
         (local.set $status (call $reset))
         (if (local.get $status) (then (return (local.get $status))))))
       {inputs}
@@ -282,6 +298,7 @@ def _wat(module: Module, layout: _Layout, train: str) -> str:
           (i32.add (i32.const {layout.parameters.offset})
             (i32.mul (local.get $client) (i32.const {block.nbytes})))
           (i32.const {block.offset}) (i32.const {block.nbytes}))
+        {local_out}
         (local.set $to (i32.add (i32.const {layout.metrics.offset})
           (i32.mul (local.get $client) (i32.const {8 * len(metrics)}))))
         {store_metrics}))
@@ -289,6 +306,25 @@ def _wat(module: Module, layout: _Layout, train: str) -> str:
       (br $next))
     (unreachable)))
 """
+
+
+def _copy_local(manifest: Manifest, place: Place, *, out: bool) -> str:
+    """Copy a client's LOCAL buffers to the task or, `out`, back from it."""
+    copies, start = [], place.offset
+    for buffer in manifest.of(Role.ROLE_LOCAL):
+        row = f"(i32.mul (local.get $client) (i32.const {manifest.local_bytes}))"
+        own = f"(i32.add (i32.const {start}) {row})"
+        task = f"(i32.const {buffer.offset})"
+        to, source = (f"$own $task {own}", task) if out else (f"$task $own {task}", own)
+        copies.append(f"(memory.copy {to} {source} (i32.const {buffer.nbytes}))")
+        start += buffer.nbytes
+    return "\n".join(copies)
+
+
+def _copy_seed(buffer: Buffer, place: Place) -> str:
+    """Store a client's seed in the task."""
+    own = f"(i32.add (i32.const {place.offset}) (i32.mul (local.get $client) (i32.const 8)))"
+    return f"(i64.store $task (i32.const {buffer.offset}) (i64.load $own {own}))"
 
 
 def _copy_rows(buffer: Buffer, source: Place) -> str:

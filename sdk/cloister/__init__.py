@@ -14,11 +14,15 @@ Operating a coordinator:
 
 - ``operator``     `Coordinator`, `submit`: what an operator can ask for
 - ``job``          one job: follow it, stop it, fetch its models
-- ``job_spec``     from what an operator means to the words of the wire (``job_file``: from TOML)
+- ``job_spec``     from what an operator means to the words of the wire (``job_file``: from TOML;
+  ``schedules``: hyperparameters that change)
 - ``environment``  which coordinator is meant when nobody says
 - ``connection``   the calls; ``blobs``: bytes in resumable chunks
 - ``rehearsal``    a task on local data without a coordinator
-- ``tensors``      a model's block as named tensors, in memory and in files
+- ``tensors``      a model's blocks as named tensors, in memory and in files (``safetensors``: one
+  of the formats; ``companion``: the file beside a task with what its training begins with)
+- ``pytorch``      a model as PyTorch knows it: state_dict, ONNX
+- ``compilation``  a factory's model as a task; ``computation``: one operator in a sandbox
 - ``vouching``     a publisher's signature in a file beside the module
 - ``errors``       what can go wrong there
 - ``deployment``   a coordinator and clients as real processes on this machine
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     from cloister.simulation import Client, simulate
     from cloister_client.dataset import Dataset
     from cloister_tasks import Module, build
+    from cloister_tasks.compiler import compile  # noqa: A004 - it is what it does
 
 __all__ = [
     "Client",
@@ -49,6 +54,7 @@ __all__ = [
     "Module",
     "OperatorError",
     "build",
+    "compile",
     "simulate",
     "submit",
 ]
@@ -62,6 +68,7 @@ _HOMES = {
     "Module": "cloister_tasks",
     "OperatorError": "cloister.errors",
     "build": "cloister_tasks",
+    "compile": "cloister_tasks.compiler",
     "simulate": "cloister.simulation",
     "submit": "cloister.operator",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloister_client.config import DataConfig
-from cloister_client.dataset import load_dataset
+from cloister_client.dataset import count, load_dataset
 
 Columns = dict[str, NDArray[Any]]
 """A task's inputs by name; the leading dimension of each is rows."""
@@ -32,14 +33,15 @@ class Split:
 
     name: str
     train: Columns
-    """``features`` f32[n, F] with ``label`` i32[n] or ``target`` f32[n, 1]."""
+    """``features`` f32[n, F] with ``label`` i32[n] or ``target`` f32[n, 1]; of a file also
+    inputs of other names."""
     test: Columns
     """The same columns, held out."""
 
     @property
     def features(self) -> int:
         """Features per row."""
-        return int(self.train["features"].shape[1])
+        return math.prod(self.train["features"].shape[1:])
 
     @property
     def classes(self) -> int:
@@ -50,10 +52,15 @@ class Split:
 
     @property
     def labels(self) -> NDArray[Any]:
-        """What a non-iid partition goes by: the label, or the target's decile."""
+        """What a non-iid partition goes by: the row's first label, or its first target's decile.
+
+        Data with neither is of one kind.
+        """
         if "label" in self.train:
-            return self.train["label"]
-        target = self.train["target"][:, 0]
+            return _first_column(self.train["label"])
+        if "target" not in self.train:
+            return np.zeros(count(self.train), np.int64)
+        target = _first_column(self.train["target"])
         return np.searchsorted(np.quantile(target, np.linspace(0.1, 0.9, 9)), target)
 
 
@@ -95,6 +102,7 @@ def load_file(
     *,
     label: str | None = None,
     target: str | None = None,
+    inputs: Mapping[str, tuple[str, ...]] | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
 ) -> Split:
@@ -102,12 +110,18 @@ def load_file(
 
     :param label: the column of class numbers, or
     :param target: the column of numbers to predict.
-    :raises ValueError: not one of the two is given, or no row is left.
+    :param inputs: columns of inputs of other names. An NPZ for which no columns are given at all
+        gives its arrays by their names.
+    :raises ValueError: not one of label and target is given, or no row is left.
     :raises DataError: the file cannot be read; the message names row and column.
     """
-    if (label is None) == (target is None):
+    named = dict(inputs or {})
+    given = {"label": label or named.get("label"), "target": target or named.get("target")}
+    by_name = not any(given.values()) and not named and path.suffix.lower() == ".npz"
+    if not by_name and all(given.values()) == any(given.values()):
         raise ValueError(f"say which column of {path.name} to predict: its label or its target")
-    config = DataConfig(path, label=label, target=() if target is None else (target,))
+    target_columns = () if target is None else (target,)
+    config = DataConfig(path, label=label, target=target_columns, inputs=named)
     columns = dict(load_dataset(config).train)
     return hold_out(path.stem, columns, test_fraction=test_fraction, seed=seed)
 
@@ -117,7 +131,7 @@ def hold_out(name: str, columns: Columns, *, test_fraction: float = 0.2, seed: i
 
     :raises ValueError: no row would be left on one side.
     """
-    rows = len(columns["features"])
+    rows = count(columns)
     held = round(rows * test_fraction)
     if not 0 < held < rows:
         raise ValueError(f"a test fraction of {test_fraction:g} leaves a part of {rows} rows empty")
@@ -128,6 +142,10 @@ def hold_out(name: str, columns: Columns, *, test_fraction: float = 0.2, seed: i
         {key: value[train] for key, value in columns.items()},
         {key: value[test] for key, value in columns.items()},
     )
+
+
+def _first_column(array: NDArray[Any]) -> NDArray[Any]:
+    return array.reshape(len(array), -1)[:, 0]
 
 
 def _standardise(split: Split, column: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cloister.local_states import Bytes, LocalStates, room
 from cloister_client.dataset import Dataset
 from cloister_client.errors import UnfitAssignment
 from cloister_client.gate import Gate
@@ -26,6 +27,7 @@ from cloister_client.training import chunk_rows, settings
 from cloister_protos import Kind, Role, Training
 from cloister_sandbox import FIRST, LAST, Conductor, Faulted, Limits
 from cloister_tasks import Module, Status, describe
+from cloister_tasks.contract import SEED
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -53,6 +55,18 @@ class Client:
     dataset: Dataset
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """What the last `Fleet.train` was about, as far as clients may keep something of it."""
+
+    places: Index
+    version: int
+    before: Bytes | None
+    """u8 (places, local bytes), what each began with; None: the task keeps nothing."""
+    after: Bytes | None
+    """The same shape, what each ended with."""
+
+
 class Fleet:
     """The virtual clients' rows, and the conductors that train on them. To be closed.
 
@@ -78,8 +92,8 @@ class Fleet:
         manifest = module.manifest
         if manifest.kind == Kind.KIND_SUMMARY and training.epochs != 1:
             raise UnfitAssignment("statistics take 1 epoch; more would count rows twice")
-        self._settings = settings(manifest, training)
         self.module, self.training, self.frozen = module, training, frozen
+        self.configure(training)
         self._ids = [client.id for client in clients]
         self._limits, self._threads, self._gate = limits or Limits(), threads, Gate()
         rows = [client.dataset.fit(manifest.of(Role.ROLE_INPUT)).train for client in clients]
@@ -95,18 +109,34 @@ class Fleet:
         row_bytes = sum(column[:1].nbytes for column in self._columns.values())
         longest = min(largest, manifest.capacity)
         self._rows = max(longest, min(ROWS_PER_CALL, BYTES_PER_CALL // row_bytes))
-        fitting = BYTES_PER_CALL // (4 * max(1, manifest.parameter_count))
+        outcome_bytes = 4 * manifest.parameter_count + manifest.local_bytes
+        fitting = BYTES_PER_CALL // max(1, outcome_bytes)
         self._slots = max(1, min(CLIENTS_PER_CONDUCTOR, len(clients), fitting))
         self._idle: list[Conductor] = []
         self._lock = threading.Lock()
         self._executor = ThreadPoolExecutor(threads, "fleet")
+        self._states: LocalStates | None = None
+        if manifest.local_bytes:
+            with self._conductor() as conductor:
+                self._states = LocalStates(len(clients), conductor.local[0])
+
+    def configure(self, training: Training) -> None:
+        """Use other hyperparameters from now on; epochs and the order of rows stay as they are."""
+        self._settings = settings(self.module.manifest, training)
 
     def train(
-        self, model: F32, places: Index, seeds: NDArray[np.uint64], updates: F32
+        self,
+        model: F32,
+        places: Index,
+        seeds: NDArray[np.uint64],
+        updates: F32,
+        version: int = 0,
     ) -> tuple[F64, F64]:
         """Train the virtual clients at `places` from `model`, filling `updates` row by row.
 
-        :param model: f32 (parameters,).
+        What they keep on their devices changes only by `keep`.
+
+        :param model: f32 (parameters,); `version`: which model version it is.
         :param places: which virtual clients, and `seeds`: the seed of each in this round.
         :param updates: f32 (len(places), parameters), filled with trained minus received.
         :returns: f64 (len(places), metrics), sums over all rows trained on; and the L2 norm of
@@ -115,16 +145,32 @@ class Fleet:
         :raises SandboxError: the task failed in another way for one of them.
         """
         size = min(self._slots, -(-len(places) // self._threads))
+        before = after = None
+        if self._states is not None:
+            before = self._states.begin(places, version)
+            after = room(*before.shape)
+        self._trained = _Trained(places, version, before, after)
         work = []
         for first in range(0, len(places), size):
             group = slice(first, first + size)
             work.append(
                 self._executor.submit(
-                    self._train_group, model, places[group], seeds[group], updates[group]
+                    self._train_group, model, places[group], seeds[group], updates[group], group
                 )
             )
         sums, norms = zip(*(done.result() for done in work), strict=True)
         return np.concatenate(sums), np.concatenate(norms)
+
+    def keep(self, taken: NDArray[np.bool_]) -> None:
+        """Let clients keep what they ended the last `train` with.
+
+        :param taken: bool (places,), whose reports were taken.
+        """
+        done = self._trained
+        if self._states is not None and done.before is not None and done.after is not None:
+            for row in np.flatnonzero(taken):
+                one = slice(row, row + 1)
+                self._states.keep(done.places[one], done.version, done.before[one], done.after[one])
 
     def close(self) -> None:
         """End the threads and free the sandboxes."""
@@ -133,15 +179,26 @@ class Fleet:
             conductor.close()
 
     def _train_group(
-        self, model: F32, places: Index, seeds: NDArray[np.uint64], updates: F32
+        self,
+        model: F32,
+        places: Index,
+        seeds: NDArray[np.uint64],
+        updates: F32,
+        group: slice,
     ) -> tuple[F64, F64]:
-        """`train` for as many clients as one conductor holds."""
+        """`train` for as many clients as one conductor holds; `group` is where they stand in it."""
+        trained = self._trained
         visits = self._visits(places, seeds)
         segments = self._segments(self.counts[places])
         ends = segments[:, 1] + segments[:, 2]
         diverged = []
         with self._conductor() as conductor:
+            conductor.configure(self._settings)
             conductor.model[:] = model
+            own = self._settings.get(SEED)
+            conductor.seeds[: len(places)] = seeds.view(np.int64) if own is None else int(own)
+            if trained.before is not None:
+                conductor.local[: len(places)] = trained.before[group]
             at = 0
             while at < len(segments):
                 start = int(segments[at, 1])
@@ -161,6 +218,8 @@ class Fleet:
                 at = end
             np.subtract(conductor.parameters[: len(places)], model, out=updates)
             sums = conductor.metrics[: len(places)].copy()
+            if trained.after is not None:
+                trained.after[group] = conductor.local[: len(places)]
         norms = self._gate.clip(updates)
         norms[diverged] = np.nan
         return sums, norms
@@ -217,7 +276,7 @@ class Fleet:
             conductor = Conductor(
                 self.module, clients=self._slots, rows=self._rows, limits=self._limits
             )
-            conductor.configure(self._settings, self.frozen)
+            conductor.configure({}, self.frozen)
         try:
             yield conductor
         finally:

@@ -70,6 +70,8 @@ class History:
     version: int = 0
     failure: str = ""
     """Why the simulation ended before its last round; empty when it did not."""
+    frozen: F32 | None = None
+    """The frozen block of a task that has one."""
 
     def advance(self, block: F32) -> None:
         """Make `block` the next model version."""
@@ -88,8 +90,8 @@ class History:
         return scores[-1].means if scores else {}
 
     def save(self, path: Path) -> None:
-        """Write the final model's tensors as NPZ."""
-        tensors.save(self.manifest, self.block, Path(path), "npz")
+        """Write the final model's tensors as NPZ, the frozen ones with them."""
+        tensors.save(self.manifest, self.block, Path(path), "npz", self.frozen)
 
     def table(self, rows: int = 20) -> Table:
         """A table of at most about `rows` rounds, evenly spread, always with the last."""
@@ -145,9 +147,9 @@ class History:
 
 
 def shown(name: str, value: float | None) -> str:
-    """A metric's mean for people: accuracies in percent, "-" for none."""
+    """A metric's mean for people: shares of rows in percent, "-" for none."""
     if value is None:
         return "-"
-    if name == "accuracy":
+    if name in ("accuracy", "correct"):
         return f"{100 * value:.2f} %"
     return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.3e}"

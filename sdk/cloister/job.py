@@ -159,6 +159,13 @@ class Job:
         blob = self._version(version).blob
         return np.frombuffer(blobs.get(self._connection, blob), np.dtype("<f4"))
 
+    def frozen(self) -> NDArray[np.float32] | None:
+        """The frozen block, f32 in manifest order; None: the job has none."""
+        spec = self.status.spec
+        if not spec.HasField("frozen"):
+            return None
+        return np.frombuffer(blobs.get(self._connection, spec.frozen), np.dtype("<f4"))
+
     def model(self, version: int | None = None) -> dict[str, NDArray[np.float32]]:
         """A model version as tensors by name; None: the newest. Raises NotFound as `block`."""
         return tensors.split(self.manifest, self.block(version))

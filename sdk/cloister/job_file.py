@@ -15,8 +15,11 @@
     seed = 7
 
     [hyperparameters]
-    learning_rate = 0.1
+    momentum = 0.5
     batch_size = 32
+
+    [schedules]                   # hyperparameters that change from round to round
+    learning_rate = { kind = "cosine", start = 0.1, end = 0.001 }
 """
 
 from __future__ import annotations
@@ -27,8 +30,10 @@ from pathlib import Path
 from typing import Any
 
 from cloister.errors import InvalidJob
+from cloister.schedules import read_schedule
 from cloister_client import setting
 from cloister_client.errors import ConfigError
+from cloister_protos import Schedule
 
 
 def _whole(value: Any) -> int:
@@ -43,6 +48,19 @@ def _numbers(value: Any) -> dict[str, float]:
     if not isinstance(value, dict):
         raise ConfigError("must be a table: [hyperparameters]")
     return {name: setting.number(number) for name, number in value.items()}
+
+
+def _schedules(value: Any) -> dict[str, Schedule]:
+    """A table of schedules."""
+    if not isinstance(value, dict):
+        raise ConfigError("must be a table: [schedules]")
+    found = {}
+    for name, source in value.items():
+        try:
+            found[name] = read_schedule(source)
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from error
+    return found
 
 
 _AGGREGATION = "aggregation"
@@ -66,6 +84,7 @@ _KEYS: dict[str, setting.Reader] = {
     "initial_model": setting.path,
     "frozen": setting.path,
     "hyperparameters": _numbers,
+    "schedules": _schedules,
 }
 
 

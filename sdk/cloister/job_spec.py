@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,26 @@ from cloister_protos import Blob, Kind, Role
 from cloister_protos import Module as ModuleMessage
 from cloister_tasks import Manifest, Module, builtin
 
-ModuleSource: TypeAlias = "bytes | Path | Module"
+
+class Compiled(Protocol):
+    """A task with the values it begins with, as `cloister.compile` gives it."""
+
+    @property
+    def wasm(self) -> bytes:
+        """The module."""
+
+    @property
+    def parameters(self) -> NDArray[np.float32]:
+        """f32 (parameters,), in manifest order."""
+
+    @property
+    def frozen(self) -> NDArray[np.float32] | None:
+        """The frozen block, f32, of a task that has one."""
+
+
+ModuleSource: TypeAlias = "bytes | Path | Module | Compiled"
 ModelSource: TypeAlias = "Path | NDArray[Any] | Mapping[str, NDArray[Any]]"
-"""A block f32 (parameters,), tensors by name, or a file of either (NPZ, raw)."""
+"""A block f32 (parameters,), tensors by name, or a file: NPZ, .safetensors or raw f32."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -30,13 +47,20 @@ def load_module(source: str | ModuleSource, *, aggregation: bool) -> Module:
     """
     if isinstance(source, str):
         source = builtin.aggregation(source)
-    if isinstance(source, Path):
-        source = _read(source)
-    module = source if isinstance(source, Module) else Module.parse(source)
+    module = parsed(source)
     if (module.manifest.kind == Kind.KIND_AGGREGATION) != aggregation:
         wanted = "an aggregation" if aggregation else "a task"
         raise InvalidJob(f"{module.manifest.name} is not {wanted}: it is of another kind")
     return module
+
+
+def parsed(source: ModuleSource) -> Module:
+    """The module of any source. Raises InvalidModule, or InvalidJob for no file."""
+    if isinstance(source, Module):
+        return source
+    if isinstance(source, Path):
+        source = _read(source)
+    return Module.parse(source if isinstance(source, bytes) else source.wasm)
 
 
 def _read(path: Path) -> bytes:
@@ -65,7 +89,7 @@ def vouched(blob: Blob, source: str | ModuleSource) -> ModuleMessage:
     return ModuleMessage(blob=blob)
 
 
-def load_block(manifest: Manifest, source: ModelSource, role: Role) -> memoryview:
+def load_block(manifest: Manifest, source: ModelSource, role: Role) -> tensors.F32:
     """A block as the wire has it: f32, little-endian, in manifest order. Raises InvalidJob."""
     if isinstance(source, Path):
         block = tensors.load(manifest, source, role)
@@ -73,7 +97,7 @@ def load_block(manifest: Manifest, source: ModelSource, role: Role) -> memoryvie
         block = tensors.join(manifest, source, role)
     if not np.isfinite(block).all():
         raise InvalidJob("the parameters given are not all finite")
-    return block.astype("<f4", copy=False).data.cast("B")
+    return block.astype("<f4", copy=False)
 
 
 def check(name: str, rounds: int, cohort: int, minimum: int, over_selection: float) -> None:

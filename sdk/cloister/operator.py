@@ -18,10 +18,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from cloister import blobs, environment
+from cloister.companion import first_blocks
 from cloister.connection import Connection
 from cloister.errors import NotFound
 from cloister.job import Job
-from cloister.job_spec import ModelSource, ModuleSource, check, load_block, load_module, vouched
+from cloister.job_spec import ModelSource, ModuleSource, check, load_module, vouched
+from cloister.schedules import ScheduleSource, read_schedules
 from cloister_client.config import CoordinatorConfig
 from cloister_client.training import settings
 from cloister_protos import (
@@ -33,7 +35,6 @@ from cloister_protos import (
     JobSpec,
     ListClientsRequest,
     ListJobsRequest,
-    Role,
     SubmitJobRequest,
     Training,
     Weighting,
@@ -87,6 +88,7 @@ class Coordinator:
         round_deadline_seconds: float = 600.0,
         epochs: int = 1,
         hyperparameters: Mapping[str, float] | None = None,
+        schedules: Mapping[str, ScheduleSource] | None = None,
         keep_order: bool = False,
         uniform_weights: bool = False,
         evaluate_every: int = 0,
@@ -111,6 +113,8 @@ class Coordinator:
         :param round_deadline_seconds: from selection to the deadline of a round.
         :param epochs: passes over each client's rows in a round.
         :param hyperparameters: values for the task's hyperparameters by name.
+        :param schedules: hyperparameters that change from version to version, by name; see
+            `cloister.schedules`.
         :param keep_order: visit rows as stored instead of in a seeded order.
         :param uniform_weights: count each update once instead of by its rows.
         :param evaluate_every: evaluate every so many versions on the clients' evaluation
@@ -118,8 +122,9 @@ class Coordinator:
         :param dataset: only clients that offer a dataset of this name; default their only one.
         :param tags: only clients that carry all of these.
         :param seed: root of every random choice.
-        :param initial_model: the first version; default the task's `init(seed)`.
-        :param frozen: the frozen parameters of a task that has some.
+        :param initial_model: the first version; default: the .safetensors file that
+            `cloister task compile` left beside a path, else the task's `init(seed)`.
+        :param frozen: the frozen parameters of a task that has some; the same default.
         :param max_abandoned_rounds: rounds in a row that may come to nothing before the job
             fails; 0: the coordinator's default.
         :param idempotency_key: a second submission with it returns the first one's job.
@@ -136,6 +141,7 @@ class Coordinator:
             epochs=epochs, hyperparameters=dict(hyperparameters or {}), keep_order=keep_order
         )
         settings(module.manifest, training)
+        changing = read_schedules(schedules or {}, module.manifest, rounds)
         spec = JobSpec(
             name=name,
             rounds=rounds,
@@ -149,20 +155,14 @@ class Coordinator:
             ),
             seed=seed,
             max_abandoned_rounds=max_abandoned_rounds,
+            schedules=changing,
         )
-        blocks = {
-            role: load_block(module.manifest, source, role)
-            for role, source in (
-                (Role.ROLE_PARAMETER, initial_model),
-                (Role.ROLE_FROZEN, frozen),
-            )
-            if source is not None
-        }
+        blocks = first_blocks(module, task, initial_model, frozen)
         spec.task.CopyFrom(vouched(self.put(module.data), task))
         spec.aggregation.CopyFrom(vouched(self.put(folding.data), aggregation))
-        for role, block in blocks.items():
-            field = spec.initial_model if role == Role.ROLE_PARAMETER else spec.frozen
-            field.CopyFrom(self.put(block))
+        for field, block in zip((spec.initial_model, spec.frozen), blocks, strict=True):
+            if block is not None:
+                field.CopyFrom(self.put(block.data.cast("B")))
         request = SubmitJobRequest(spec=spec, idempotency_key=idempotency_key or uuid.uuid4().hex)
         stub = self._connection.stub
         return Job(self._connection, self._connection.call(stub.SubmitJob, request))

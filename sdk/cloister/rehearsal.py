@@ -54,6 +54,7 @@ def rehearse(
     hyperparameters: Mapping[str, float] | None = None,
     seed: int = 0,
     initial_model: F32 | None = None,
+    frozen: F32 | None = None,
     limits: Limits | None = None,
 ) -> Iterator[Epoch]:
     """Train epoch by epoch in an isolated sandbox; each is a round of a job with one client.
@@ -68,26 +69,28 @@ def rehearse(
     settings(module.manifest, training)
     with SandboxPool(limits, cache_dir=cache.folder() / "native") as pool:
         block = _first(pool, module, seed) if initial_model is None else initial_model
+        local: bytes | None = None
         for number in range(1, epochs + 1):
             began = time.perf_counter()
             with pool.lease(module) as sandbox:
                 outcome = train(
                     sandbox,
                     model=block,
-                    frozen=None,
+                    frozen=frozen,
                     dataset=dataset,
                     training=training,
                     evaluate=False,
                     seed=client_seed(seed, number, "rehearsal"),
+                    local=local,
                 )
                 assert outcome.update is not None
-                block = block + outcome.update
+                block, local = block + outcome.update, outcome.local
             yield Epoch(
                 number,
                 block,
                 outcome.examples,
                 {n: s / outcome.trained_rows for n, s in outcome.training_sums.items()},
-                _evaluate(pool, module, block, dataset),
+                _evaluate(pool, module, block, frozen, local, dataset),
                 time.perf_counter() - began,
             )
 
@@ -101,17 +104,25 @@ def _first(pool: SandboxPool, module: Module, seed: int) -> F32:
     return block
 
 
-def _evaluate(pool: SandboxPool, module: Module, block: F32, dataset: Dataset) -> dict[str, float]:
+def _evaluate(
+    pool: SandboxPool,
+    module: Module,
+    block: F32,
+    frozen: F32 | None,
+    local: bytes,
+    dataset: Dataset,
+) -> dict[str, float]:
     if not dataset.evaluation_rows or module.manifest.kind == Kind.KIND_SUMMARY:
         return {}
     with pool.lease(module) as sandbox:
         outcome = train(
             sandbox,
             model=block,
-            frozen=None,
+            frozen=frozen,
             dataset=dataset,
             training=None,
             evaluate=True,
             seed=0,
+            local=local,
         )
     return {name: total / outcome.evaluated_rows for name, total in outcome.evaluation_sums.items()}

@@ -21,17 +21,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cloister.companion import first_blocks
 from cloister.fleet import Client, Fleet
 from cloister.history import History, RoundResult, Score
+from cloister.job_spec import ModelSource, ModuleSource, parsed
+from cloister.schedules import ScheduleSource, read_schedules
 from cloister_client.dataset import Dataset
 from cloister_client.training import train
 from cloister_coordinator.aggregation import Aggregator, ArrayBlocks
 from cloister_coordinator.cohort import client_seed, select
 from cloister_coordinator.job import Job
 from cloister_coordinator.round import Round
+from cloister_coordinator.schedule import training_at
 from cloister_protos import Cohort, JobState, Kind, Role, RoundState, Training
 from cloister_sandbox import Limits, Sandbox, SandboxPool
-from cloister_tasks import InvalidModule, Manifest, Module, builtin
+from cloister_tasks import InvalidModule, Module, builtin
 
 __all__ = ["Client", "simulate"]
 
@@ -43,7 +47,7 @@ UPDATES_IN_MEMORY_BYTES = 64 * 1024 * 1024
 
 
 def simulate(
-    task: bytes | Path | Module,
+    task: ModuleSource,
     clients: Sequence[Client],
     *,
     rounds: int,
@@ -53,13 +57,14 @@ def simulate(
     over_selection: float = 1.0,
     epochs: int = 1,
     hyperparameters: Mapping[str, float] | None = None,
+    schedules: Mapping[str, ScheduleSource] | None = None,
     keep_order: bool = False,
     uniform_weights: bool = False,
     drop_out: float = 0.0,
     max_abandoned_rounds: int = 10,
     seed: int = 0,
-    initial_model: F32 | None = None,
-    frozen: F32 | None = None,
+    initial_model: ModelSource | None = None,
+    frozen: ModelSource | None = None,
     test: Mapping[str, NDArray[Any]] | None = None,
     evaluate_every: int = 1,
     threads: int | None = None,
@@ -68,7 +73,8 @@ def simulate(
 ) -> History:
     """Run a job's rounds over virtual clients and return their history and the final model.
 
-    :param task: the task's WASM bytes, its path, or the parsed module.
+    :param task: the task's WASM bytes, its path, the parsed module, or what `cloister.compile`
+        gives.
     :param clients: at least one, with unique ids and some rows each.
     :param rounds: rounds to commit, as for a job; an abandoned one is followed by another.
     :param aggregation: name of a built-in aggregation, or a module as for `task`.
@@ -79,14 +85,19 @@ def simulate(
     :param epochs: passes over each client's rows in a round.
     :param hyperparameters: values for the task's hyperparameters by name; absent ones keep the
         task's default.
+    :param schedules: hyperparameters that change from version to version, by name; see
+        `cloister.schedules`.
     :param keep_order: visit rows in their stored order instead of a seeded one.
     :param uniform_weights: each update counts for one, not for its number of rows.
     :param drop_out: probability that a selected client never reports.
     :param max_abandoned_rounds: rounds abandoned in a row that end the simulation early;
         `History.failure` says so then.
     :param seed: root of every random choice, 0 to 2**64 - 1.
-    :param initial_model: f32 (parameters,); default the task's `init(seed)`.
-    :param frozen: f32, the frozen block of a task that has one.
+    :param initial_model: f32 (parameters,), tensors by name, or a file of either; default: the
+        values of a compiled task, or the .safetensors file that `cloister task compile` left
+        beside a path, else the task's `init(seed)`.
+    :param frozen: the frozen parameters of a task that has some, in the same forms; the same
+        default.
     :param test: held-out rows (the task's inputs by name) scored after each `evaluate_every`
         versions (0: never) and after the last.
     :param threads: sandboxes run at once; default one per processor.
@@ -96,6 +107,7 @@ def simulate(
     :raises InvalidModule: task or aggregation breaks the task contract, or is of another kind.
     :raises BuildError: there is no built-in aggregation of that name.
     :raises DataError: rows do not fit the task.
+    :raises InvalidJob: `initial_model` or `frozen` does not fit the task, or is missing.
     :raises UnfitAssignment: the task cannot be trained or evaluated as asked.
     :raises SandboxError: the task was refused or failed; a client whose training merely diverges
         is left out of the round.
@@ -121,8 +133,8 @@ def simulate(
     threads = _whole("threads", len(os.sched_getaffinity(0)) if threads is None else threads)
     limits = limits or Limits()
     _check_clients(ordered)
-    _check_block("initial_model", module.manifest, Role.ROLE_PARAMETER, initial_model)
-    _check_block("frozen", module.manifest, Role.ROLE_FROZEN, frozen, required=True)
+    changing = read_schedules(schedules or {}, module.manifest, rounds)
+    first, fixed = first_blocks(module, task, initial_model, frozen)
     if not 0 <= drop_out < 1:
         raise ValueError(f"drop_out is a probability below 1, not {drop_out}")
     if not 1 <= over_selection <= 10:
@@ -131,7 +143,7 @@ def simulate(
         pool = stack.enter_context(SandboxPool(limits, isolated=False))
         with pool.lease(module) as sandbox:
             batch_size = _batch_size(sandbox, training)
-            model = _initialise(sandbox, seed) if initial_model is None else initial_model.copy()
+            model = _initialise(sandbox, seed) if first is None else first.copy()
         fleet = Fleet(
             module,
             ordered,
@@ -139,7 +151,7 @@ def simulate(
             batch_size=batch_size,
             threads=threads,
             limits=limits,
-            frozen=frozen,
+            frozen=fixed,
         )
         stack.callback(fleet.close)
         run = _Run(
@@ -152,12 +164,13 @@ def simulate(
             uniform_weights,
         )
         examiner = None if test is None or not evaluate_every else _Examiner(pool, fleet, test)
-        history = History(module.manifest, model)
+        history = History(module.manifest, model, frozen=fixed)
         job = Job(rounds, 0, max_abandoned_rounds)
         while job.state == JobState.JOB_STATE_RUNNING:
             began = time.perf_counter()
             plan = job.plan()
             job.opened(plan)
+            fleet.configure(training_at(training, changing, plan.base_version, rounds))
             result = run.round(plan.number, history)
             if result.committed:
                 job.committed(evaluation_only=False)
@@ -210,9 +223,13 @@ class _Run:
             places = np.array([self.place[member] for member in present], np.int64)
             seeds = np.array([client_seed(self.seed, number, m) for m in present], np.uint64)
             with _updates(len(present), len(history.block)) as updates:
-                sums, norms = self.fleet.train(history.block, places, seeds, updates)
+                sums, norms = self.fleet.train(
+                    history.block, places, seeds, updates, history.version
+                )
                 finite = np.isfinite(norms)
                 _report(round_, present, finite, random.permutation(len(present)))
+                taken = set(round_.survivors)
+                self.fleet.keep(np.array([member in taken for member in present]))
                 if round_.state == RoundState.ROUND_STATE_FOLDING:
                     survivors = np.searchsorted(present, round_.survivors)
                     counts = self.fleet.counts[places[survivors]]
@@ -312,24 +329,18 @@ def _batch_size(sandbox: Sandbox, training: Training) -> int | None:
     return int(sandbox.view("batch_size").item())
 
 
-def _task(source: bytes | Path | Module) -> Module:
-    module = _module(source)
+def _task(source: ModuleSource) -> Module:
+    module = parsed(source)
     if module.manifest.kind == Kind.KIND_AGGREGATION:
         raise InvalidModule("manifest", f"{module.manifest.name} is an aggregation, not a task")
     return module
 
 
 def _aggregation(source: str | bytes | Path | Module) -> Module:
-    module = _module(builtin.aggregation(source) if isinstance(source, str) else source)
+    module = parsed(builtin.aggregation(source) if isinstance(source, str) else source)
     if module.manifest.kind != Kind.KIND_AGGREGATION:
         raise InvalidModule("manifest", f"{module.manifest.name} is a task, not an aggregation")
     return module
-
-
-def _module(source: bytes | Path | Module) -> Module:
-    if isinstance(source, Module):
-        return source
-    return Module.parse(source if isinstance(source, bytes) else Path(source).read_bytes())
 
 
 def _whole(name: str, value: int, *, least: int = 1, most: int | None = None) -> int:
@@ -346,15 +357,3 @@ def _check_clients(clients: Sequence[Client]) -> None:
     for client in clients:
         if not client.dataset.train_rows:
             raise ValueError(f"{client.id} has no rows to train on")
-
-
-def _check_block(
-    name: str, manifest: Manifest, role: Role, given: F32 | None, *, required: bool = False
-) -> None:
-    block = manifest.block(role)
-    shape = (block.size if block else 0,)
-    if given is None:
-        if required and block is not None:
-            raise ValueError(f"{manifest.name} has frozen parameters: give {name}, f32{shape}")
-    elif given.dtype != np.float32 or given.shape != shape:
-        raise ValueError(f"{name} must be float32{shape}, not {given.dtype}{given.shape}")

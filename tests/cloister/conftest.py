@@ -38,7 +38,7 @@ from cloister_protos.services import (
     OperatorServiceServicer,
     add_OperatorServiceServicer_to_server,
 )
-from cloister_tasks import build
+from cloister_tasks import Module, build, compile_c
 
 TOKEN = "t" * 64
 
@@ -212,6 +212,19 @@ def coordinator(address: str) -> Iterator[Coordinator]:
 def task() -> bytes:
     """Softmax regression of 64 features and 10 classes: 650 parameters."""
     return build("softmax-regression", features=64, classes=10)
+
+
+@pytest.fixture(scope="session")
+def personal() -> Module:
+    """A task with frozen parameters, local state, a seed, and inputs of its own names."""
+    return Module.parse(compile_c(Path(__file__).parents[1] / "personal_task.c"))
+
+
+@pytest.fixture
+def personal_file(personal: Module, tmp_path: Path) -> Path:
+    path = tmp_path / "net.wasm"
+    path.write_bytes(personal.data)
+    return path
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from cloister.commands.app import app
 from cloister.commands.client_sample import SAMPLE
 from cloister.commands.exit_code import ExitCode
 from cloister_client import ConfigError, parse_config
+from cloister_client.audit import AuditLog
+from cloister_client.local_state import LocalStore
+from cloister_protos import Assignment
 
 
 def cloister(*arguments: str | Path, code: ExitCode = ExitCode.OK) -> Result:
@@ -59,6 +63,27 @@ def test_what_the_sample_leaves_out_can_be_set_too(tmp_path: Path) -> None:
     assert config.tags == ("berlin", "ward-7")
     with pytest.raises(ConfigError):
         parse_config(text.replace("any_task = true", ""), tmp_path)
+
+
+def test_what_jobs_keep_is_shown_and_forgotten(device: Path) -> None:
+    assert "no job keeps anything" in cloister(device, "--kept").stderr
+    folder = device.parent / "ward-7-state"
+    folder.mkdir()
+    with closing(AuditLog(folder / "audit.jsonl")) as audit:
+        store = LocalStore(folder / "local", "127.0.0.1:8470", 1 << 20, audit)
+        for job in ("a1", "b2"):
+            work = Assignment(job_id=job, job_name=f"name-{job}", base_version=4)
+            store.keep(work, None, b"12345")
+    found = [json.loads(x) for x in cloister(device, "--kept", "--json").stdout.splitlines()]
+    assert sorted(x["job"] for x in found) == ["a1", "b2"]
+    assert {(x["version"], x["state_bytes"], x["states"]) for x in found} == {(4, 5, 1)}
+    assert "name-a1" in cloister(device, "--kept").stdout
+    assert "deleted 1 local state of name-a1" in cloister(device, "--forget", "name-a1").stderr
+    assert "'a1' keeps" in cloister(device, "--forget", "a1", code=ExitCode.USAGE).stderr
+    (left,) = cloister(device, "--kept", "--json").stdout.splitlines()
+    assert json.loads(left)["job"] == "b2"
+    log = (folder / "audit.jsonl").read_text().splitlines()
+    assert json.loads(log[-1])["reason"] == "by the owner"
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 from typer.testing import CliRunner, Result
 
 from cloister.commands.app import app
 from cloister.commands.exit_code import ExitCode
+from cloister.companion import write_companion
 from cloister_protos import JobEvent, JobState, JobStatus, RoundRecord, RoundState
+from cloister_tasks import Module
 
 
 @pytest.fixture
@@ -181,3 +186,65 @@ def test_the_data_folders_token_is_the_default(
     monkeypatch.delenv("CLOISTER_TOKEN_FILE")
     monkeypatch.setenv("CLOISTER_DATA_DIR", str(token_file.parent))
     cloister("list")
+
+
+def test_submit_takes_the_values_beside_the_task_and_says_so(
+    cloister: Any, personal_file: Path, personal: Module, peer: Any
+) -> None:
+    arguments = ("submit", personal_file, "--rounds", "1", "--cohort", "1")
+    assert "--frozen FILE" in cloister(*arguments, code=ExitCode.USAGE).stderr
+    write_companion(personal_file, personal.manifest, np.ones(6, np.float32), np.zeros(6, "<f4"))
+    shown = cloister(*arguments)
+    assert "begins with the values in" in shown.stderr
+    assert "net.safetensors" in shown.stderr
+    spec = peer.jobs[shown.stdout.strip()].spec
+    assert bytes(peer.blobs[spec.initial_model.digest]) == np.ones(6, "<f4").tobytes()
+    shown = cloister(
+        *(*arguments, "--initial-model", "net.safetensors", "--frozen", "net.safetensors")
+    )
+    assert "begins" not in shown.stderr
+    assert peer.jobs[shown.stdout.strip()].spec.frozen == spec.frozen
+
+
+def test_model_as_a_state_dict_with_the_frozen_parameters(
+    cloister: Any, personal_file: Path, personal: Module, peer: Any
+) -> None:
+    frozen = np.arange(6, dtype=np.float32)
+    write_companion(personal_file, personal.manifest, np.ones(6, np.float32), frozen)
+    job = cloister("submit", personal_file, "--rounds", "1", "--cohort", "1").stdout.strip()
+    spec = peer.jobs[job].spec
+    for version in peer.versions[job]:  # of a model of this task's size
+        version.blob.CopyFrom(spec.initial_model)
+    cloister("model", job, "--version", "0", "--format", "torch")
+    state = torch.load("personal-v0.pt", weights_only=True)
+    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == {
+        "0.weight": (2, 3),
+        "base": (2, 3),
+    }
+    np.testing.assert_array_equal(state["base"].numpy().reshape(-1), frozen)
+    cloister("model", job, "-o", "m.safetensors")
+    assert set(load_file("m.safetensors")) == {"0.weight", "base"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--format", "onnx"], "need each other"),
+        (["--model", "zoo:digits"], "need each other"),
+        (["-o", "m.onnx", "--model", "zoo"], "package.module:factory"),
+    ],
+)
+def test_onnx_needs_the_model(
+    cloister: Any, job: str, options: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("onnx", "onnxscript"):
+        monkeypatch.setitem(sys.modules, package, ModuleType(package))
+    assert words in cloister("model", job, *options, code=ExitCode.USAGE).stderr
+
+
+def test_onnx_names_the_packages_it_lacks(
+    cloister: Any, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    options = ("--format", "onnx", "--model", "zoo:digits")
+    assert "pip install onnx" in cloister("model", job, *options, code=ExitCode.USAGE).stderr

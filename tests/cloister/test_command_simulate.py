@@ -13,7 +13,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cloister.commands.app import app
-from cloister_tasks import builtin, template
+from cloister.companion import write_companion
+from cloister_tasks import Module, builtin, template
 
 
 def cloister(*arguments: str | Path) -> Result:
@@ -212,3 +213,28 @@ def test_a_mistake_is_one_clear_message(
     assert done.stdout == ""
     assert says in " ".join(done.stderr.replace("│", " ").split())
     assert "Traceback" not in done.output
+
+
+def test_an_npzs_arrays_are_the_tasks_inputs(
+    personal_file: Path, personal: Module, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "rows.npz",
+        patch=random.normal(size=(80, 2, 3)),
+        times=random.integers(0, 3, 80),
+        code=random.integers(0, 256, 80),
+        target=random.normal(size=80),
+    )
+    arguments = (tmp_path / "rows.npz", "--task", personal_file, "--clients", "5", "--rounds", "3")
+    refused = cloister(*arguments)
+    assert (refused.exit_code, "--frozen FILE" in refused.stderr) == (2, True)
+    write_companion(personal_file, personal.manifest, np.ones(6, np.float32), np.ones(6, "<f4"))
+    done = cloister(*arguments, "--json", "--output", tmp_path / "model.npz")
+    assert done.exit_code == 0, done.output
+    assert "begins with the values in" in done.stderr
+    assert json.loads(done.stdout)["final"]["loss"] > 0
+    with np.load(tmp_path / "model.npz") as model:
+        assert set(model) == {"0.weight", "base"}
+    built = cloister(tmp_path / "rows.npz", "--clients", "5")
+    assert "give a task" in built.stderr

@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from cloister.commands.app import app
 from cloister.commands.exit_code import ExitCode
+from cloister.companion import write_companion
 from cloister.vouching import read_signature
 from cloister_protos import Blob
 from cloister_tasks import Module, build
@@ -147,6 +148,43 @@ def test_run_learns_and_saves_the_model(rows: Path, task_file: Path) -> None:
     assert again["training"] == epochs[0]["training"]
 
 
+def test_run_finds_an_npzs_arrays_by_name(rows: Path, task_file: Path) -> None:
+    by_name = cloister("run", task_file, rows, "--epochs", "2", "--json")
+    named = cloister("run", task_file, rows, "--label", "label", "--epochs", "2", "--json")
+    losses = [[d["training"]["loss"] for d in documents(result)] for result in (by_name, named)]
+    assert losses[0] == losses[1]
+
+
+@pytest.fixture
+def personal_rows(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    names = ["when", "byte", "y", *(f"p{i}" for i in range(6))]
+    columns = [random.integers(0, 3, 40), random.integers(0, 256, 40), random.normal(size=40)]
+    columns += [random.normal(size=40) for _ in range(6)]
+    path = tmp_path / "rows.csv"
+    np.savetxt(
+        path, np.array(columns).T, fmt="%g", delimiter=",", header=",".join(names), comments=""
+    )
+    return path
+
+
+def test_run_names_inputs_and_begins_with_the_values_beside_the_task(
+    personal_rows: Path, personal_file: Path, personal: Module
+) -> None:
+    inputs = ("--input", "patch=p*", "--input", "times=when", "--input", "code=byte")
+    arguments = ("run", personal_file, personal_rows, *inputs, "--target", "y")
+    assert "--frozen FILE" in cloister(*arguments, code=ExitCode.USAGE).stderr
+    frozen = np.full(6, 0.25, np.float32)
+    write_companion(personal_file, personal.manifest, np.zeros(6, np.float32), frozen)
+    result = cloister(*arguments, "--epochs", "5", "--json", "-o", "model.npz")
+    assert "begins with the values in" in result.stderr
+    losses = [epoch["training"]["loss"] for epoch in documents(result)]
+    assert losses[-1] < losses[0]
+    with np.load("model.npz") as model:
+        assert set(model) == {"0.weight", "base"}
+        np.testing.assert_array_equal(model["base"].reshape(-1), frozen)
+
+
 def test_run_goes_on_from_a_model(rows: Path, task_file: Path) -> None:
     arguments = ("run", task_file, rows, "--label", "label", "--json", "-o", "model.npz")
     first = documents(cloister(*arguments, "--epochs", "3"))
@@ -176,7 +214,8 @@ def test_run_counts_with_a_summary_task(rows: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        ([], ExitCode.USAGE, "--label NAME"),
+        (["--features", "features"], ExitCode.USAGE, "--label NAME"),
+        (["--input", "x"], ExitCode.USAGE, "NAME=COLUMN"),
         (["--label", "nope"], ExitCode.USAGE, "no column 'nope'"),
         (["--label", "label", "--set", "nope=1"], ExitCode.USAGE, "no hyperparameter 'nope'"),
         (["--label", "label", "--set", "nope"], ExitCode.USAGE, "NAME=NUMBER"),

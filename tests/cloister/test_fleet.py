@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloister import fleet
+from cloister import fleet, local_states
 from cloister.fleet import Client, Fleet
 from cloister_client.dataset import Dataset
-from cloister_client.training import train
-from cloister_protos import Training
+from cloister_client.training import Outcome, train
+from cloister_protos import Role, Training
 from cloister_sandbox import SandboxPool
 from cloister_tasks import Module, template
 
@@ -99,3 +99,97 @@ def test_every_layout_gives_the_same_bits(
             assert outcome.update is not None
             assert updates[slot].tobytes() == outcome.update.tobytes()
             assert sums[slot].tolist() == list(outcome.training_sums.values())
+
+
+def personal_clients(count: int) -> list[Client]:
+    random = np.random.default_rng(1)
+    return [
+        Client(
+            f"c{place}",
+            Dataset(
+                {
+                    "patch": random.normal(size=(size, 2, 3)),
+                    "times": random.integers(-2, 3, size),
+                    "code": random.integers(0, 256, (size, 1), dtype=np.uint8),
+                    "target": random.normal(size=size),
+                },
+                {},
+            ),
+        )
+        for place, size in enumerate(range(3, 3 + 8 * count, 8))
+    ]
+
+
+@pytest.mark.parametrize("job_seed", [None, 5.0])
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_local_state_and_seeds_are_each_clients_own(
+    personal: Module,
+    monkeypatch: pytest.MonkeyPatch,
+    job_seed: float | None,
+    in_memory: bool,
+    threads: int,
+) -> None:
+    """Four rounds, of which the second is repeated, as single clients would go through them."""
+    if not in_memory:
+        monkeypatch.setattr(local_states, "STATES_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(fleet, "CLIENTS_PER_CONDUCTOR", 2)
+    clients = personal_clients(5)
+    training = Training(epochs=2, hyperparameters={} if job_seed is None else {"seed": job_seed})
+    frozen = np.linspace(-1, 1, 6, dtype=np.float32)
+    subject = Fleet(personal, clients, training, batch_size=None, threads=threads, frozen=frozen)
+    kept: dict[int, bytes] = {}
+    rolled_back: dict[int, bytes] = {}
+    model = np.zeros(6, np.float32)
+    try:
+        for number, (version, places, taken) in enumerate(
+            [
+                (0, [0, 1, 2, 3], [True, True, False, True]),
+                (1, [1, 2, 3, 4], [True, True, True, True]),
+                (1, [1, 3, 0], [True, True, True]),
+                (2, [4, 3, 2, 1, 0], [True] * 5),
+            ]
+        ):
+            # the third round begins from the model of the second, and so from its states
+            before = rolled_back if number == 2 else dict(kept)
+            rolled_back = dict(kept)
+            seeds = np.arange(len(places), dtype=np.uint64) + np.uint64((1 << 63) + 9 * number)
+            updates = np.empty((len(places), 6), np.float32)
+            sums, _ = subject.train(model, np.array(places), seeds, updates, version)
+            subject.keep(np.array(taken))
+            for slot, place in enumerate(places):
+                own = before.get(place)
+                outcome = single(
+                    personal, clients[place], training, seeds[slot], model, frozen, own
+                )
+                assert outcome.update is not None
+                assert updates[slot].tobytes() == outcome.update.tobytes()
+                assert sums[slot].tolist() == list(outcome.training_sums.values())
+                if taken[slot]:
+                    kept[place] = outcome.local
+            model = model + updates.mean(axis=0)
+    finally:
+        subject.close()
+    assert len(set(kept.values())) == 5
+
+
+def single(
+    module: Module,
+    client: Client,
+    training: Training,
+    seed: np.uint64,
+    model: np.ndarray,
+    frozen: np.ndarray,
+    local: bytes | None,
+) -> Outcome:
+    with SandboxPool(isolated=False) as pool, pool.lease(module) as sandbox:
+        return train(
+            sandbox,
+            model=model,
+            frozen=frozen,
+            dataset=client.dataset.fit(module.manifest.of(Role.ROLE_INPUT)),
+            training=training,
+            evaluate=False,
+            seed=int(seed),
+            local=local,
+        )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cloister import job_file
 from cloister.errors import InvalidJob
 from cloister.job_file import load_job
+from cloister_protos import Schedule
 
 
 def test_the_sample_in_the_docstring_is_valid(tmp_path: Path) -> None:
@@ -19,7 +20,9 @@ def test_the_sample_in_the_docstring_is_valid(tmp_path: Path) -> None:
     job = load_job(path)
     assert job["task"] == tmp_path / "digits.wasm"
     assert (job["aggregation"], job["minimum"]) == ("fedavg", 6)
-    assert job["hyperparameters"] == {"learning_rate": 0.1, "batch_size": 32.0}
+    assert job["hyperparameters"] == {"momentum": 0.5, "batch_size": 32.0}
+    cosine = Schedule.Cosine(start=0.1, end=0.001)
+    assert job["schedules"] == {"learning_rate": Schedule(cosine=cosine)}
 
 
 def test_paths_start_at_the_files_folder(tmp_path: Path) -> None:

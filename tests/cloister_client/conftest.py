@@ -54,6 +54,7 @@ class ScriptedCoordinator(ClientServiceServicer):
         self.downloads: list[int] = []
         self.break_downloads_after: list[int] = []
         self.faults: list[grpc.StatusCode] = []
+        self.ended_jobs: list[str] = []
         self.port = 0
         self._server: grpc.Server | None = None
 
@@ -107,7 +108,7 @@ class ScriptedCoordinator(ClientServiceServicer):
     def CheckIn(self, request: CheckInRequest, context: Any) -> Iterator[Instruction]:  # noqa: N802
         stopping = self._stopping
         self._admit(context)
-        yield Instruction(welcome=Welcome(software="scripted"))
+        yield Instruction(welcome=Welcome(software="scripted", ended_jobs=self.ended_jobs))
         self.check_ins.put(request)
         while context.is_active() and not stopping.is_set():
             try:

@@ -14,7 +14,16 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from cloister_client import Agent, ClientConfig, ConfigError, DataError, check, parse_config
+from cloister_client import (
+    Agent,
+    ClientConfig,
+    ConfigError,
+    DataError,
+    check,
+    forget,
+    kept,
+    parse_config,
+)
 from cloister_protos import Assignment, Blob, DeclineRequest, Module, Training
 from cloister_tasks import build, compile_c
 from cloister_tasks.signature import sign
@@ -250,6 +259,77 @@ def test_a_coordinator_restart_is_survived(start: Start, coordinator: Any) -> No
     coordinator.start()
     coordinator.checked_in()
     assert agent.answer_to(agent.assignment()).result.examples
+
+
+PERSONAL = Path(__file__).parents[1] / "personal_task.c"
+
+
+@pytest.fixture(scope="module")
+def personal() -> bytes:
+    return compile_c(PERSONAL)
+
+
+def test_local_state_stays_on_the_device_between_rounds(
+    coordinator: Any, personal: bytes, tmp_path: Path
+) -> None:
+    """visits counts rows, so what is left of it tells which rounds counted."""
+    rng = np.random.default_rng(2)
+    np.savez(
+        tmp_path / "d.npz",
+        patch=rng.standard_normal((5, 2, 3)),
+        times=rng.integers(0, 3, 5),
+        code=rng.integers(0, 256, 5),
+        target=rng.standard_normal(5),
+    )
+    text = TOML.replace('"d.csv"\nlabel = "y"\nevaluation_fraction = 0.2', '"d.npz"')
+    config = parse_config(text.format(port=coordinator.port, policy="any_task = true"), tmp_path)
+    frozen = coordinator.put(bytes(24))
+
+    def work(agent: Running, version: int) -> Assignment:
+        return agent.assignment(personal, bytes(24), frozen=frozen, base_version=version)
+
+    def barrier(agent: Running) -> None:
+        """An answer, if only that this dataset does not fit: what came before it is done."""
+        assert agent.answer_to(agent.assignment()).failure.kind == "data"
+
+    def visits() -> int:
+        (path,) = (config.state_dir / "local").iterdir()
+        return int(np.frombuffer(path.read_bytes()[-36:-32], "<i4")[0])
+
+    agent = Running(config=config, coordinator=coordinator)
+    try:
+        coordinator.checked_in()
+        first = agent.answer_to(work(agent, 0)).result
+        agent.wait_for("local_written")
+        assert visits() == 5
+        # the same again: the round came to nothing, so it begins from the same state
+        repeated = agent.answer_to(work(agent, 0)).result
+        assert repeated.inline_update == first.inline_update
+        assert agent.answer_to(work(agent, 1)).result.inline_update != first.inline_update
+        barrier(agent)
+    finally:
+        agent.join()
+    assert visits() == 10
+    agent = Running(config=config, coordinator=coordinator)  # after a restart it goes on
+    try:
+        assert list(coordinator.checked_in().kept_jobs) == ["j"]
+        coordinator.faults = [grpc.StatusCode.NOT_FOUND]  # the download passes; the report not
+        coordinator.assign(work(agent, 2))
+        barrier(agent)
+        assert visits() == 10  # nobody wanted that result
+        agent.answer_to(work(agent, 2))
+        barrier(agent)
+        assert visits() == 15
+        with pytest.raises(ConfigError, match="another client runs"):
+            forget(config, "job")
+        assert [one.job for one in kept(config)] == ["j"]
+        coordinator.ended_jobs = ["j"]
+        coordinator.end_check_in()
+        agent.wait_for("local_deleted")
+        assert kept(config) == []
+    finally:
+        agent.join()
+    assert forget(config, "job") == 0
 
 
 def test_results_nobody_wants_are_dropped(start: Start, coordinator: Any) -> None:

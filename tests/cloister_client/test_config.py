@@ -39,6 +39,8 @@ features = "pixel_*"
 target = ["x", "y"]
 missing = "error"
 evaluation_path = "test.npz"
+inputs.user = "user_id"
+inputs.tokens = ["t_*", "end"]
 
 [policy]
 publishers = ["{"ab" * 32}"]
@@ -71,6 +73,7 @@ def test_every_key_is_read() -> None:
     assert (patients.scale, patients.offset, patients.missing) == ((0.01, 0.1), (-0.5,), 0.0)
     assert numbers.features == ("pixel_*",)
     assert (numbers.target, numbers.missing) == (("x", "y"), None)
+    assert numbers.inputs == {"user": ("user_id",), "tokens": ("t_*", "end")}
     assert config.policy.publishers == {b"\xab" * 32}
     limits = config.policy.limits()
     assert (limits.memory_bytes, limits.run_seconds, limits.cpu_seconds) == (32 * 2**20, 10, 10)
@@ -78,7 +81,7 @@ def test_every_key_is_read() -> None:
 
 def test_the_small_one_is_enough() -> None:
     config = parse_config(SMALL, Path())
-    assert config.data["d"].features == ("all others",)
+    assert (config.data["d"].features, config.data["d"].inputs) == (None, {})
     assert not config.coordinator.tls
 
 
@@ -108,6 +111,9 @@ def test_the_small_one_is_enough() -> None:
         ('"d.csv"', '"d.csv"\nevaluation_fraction = 1', "below 1"),
         ('"d.csv"', '"d.csv"\nfeatures = []', "features must not be empty"),
         ('"d.csv"', '"d.csv"\nmissing = "zero"', 'number or "error"'),
+        ('"d.csv"', '"d.csv"\ninputs = "x"', "inputs must be a table"),
+        ('"d.csv"', '"d.csv"\ninputs = { x = 3 }', "inputs 'x': must be a printable text"),
+        ('"d.csv"', '"d.csv"\nlabel = "y"\ninputs = { label = "z" }', "label or inputs.label"),
         (
             '"d.csv"',
             '"d.csv"\nevaluation_fraction = 0.1\nevaluation_path = "e"',

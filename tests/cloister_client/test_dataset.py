@@ -194,13 +194,94 @@ def test_fit_shapes_widens_and_leaves_out(tmp_path: Path) -> None:
     [
         (buffer("target", "f4", 64, 1), "'target', but this dataset gives only: features, label"),
         (buffer("features", "f4", 64, 9), "9 numbers per row of 'features', .* gives 8"),
-        (buffer("features", "i4", 64, 8), "as int32, which cannot hold float32"),
+        (buffer("features", "i4", 64, 8), r"as int32, which cannot hold 0\.5 in row 1"),
     ],
 )
 def test_unfit_tasks_are_data_errors(wanted: Buffer, message: str) -> None:
     rows = {"features": np.zeros((3, 8), np.float32), "label": np.zeros(3, np.int32)}
+    rows["features"][1, 3] = 0.5
     with pytest.raises(DataError, match=message):
         Dataset(rows, rows).fit([wanted])
+
+
+def test_named_inputs_of_a_csv(tmp_path: Path) -> None:
+    path = write(tmp_path, "user,item,t0,t1,t2,big,stars\n7,1,1,2,3,5e9,4.5\n8,0,4,5,6,1,3\n")
+    inputs = {"user": ("user",), "tokens": ("t*",), "rest": ("item", "user"), "big": ("big",)}
+    data = load(path, inputs=inputs, target=("stars",))
+    assert set(data.train) == {*inputs, "target"}  # no features, as nothing asks for them
+    assert data.train["user"].tolist() == [7, 8]
+    assert data.train["tokens"].tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert data.train["rest"].tolist() == [[1, 7], [0, 8]]
+    assert [data.train[n].dtype for n in ("user", "tokens", "big")] == [
+        np.int32,
+        np.int32,
+        np.float64,
+    ]
+    fitted = data.fit([buffer("tokens", "i4", 9, 3), buffer("big", "i8", 9)]).train
+    assert fitted["big"].tolist() == [5_000_000_000, 1]
+    with pytest.raises(
+        DataError, match=r"'big' as int32, which cannot hold 5000000000\.0 in row 0"
+    ):
+        data.fit([buffer("big", "i4", 9)])
+    both = load(path, inputs={"user": ("user",)}, features=("all others",), scale=(2.0,))
+    assert both.train["features"].shape == (2, 6)
+    assert both.train["features"][1].tolist() == [0, 8, 10, 12, 2, 6]
+    assert both.train["user"].tolist() == [7, 8]
+
+
+def test_an_npz_without_named_columns_gives_its_arrays(tmp_path: Path) -> None:
+    images = np.arange(5 * 3 * 2 * 2, dtype=np.uint8).reshape(5, 3, 2, 2)
+    rows = {"images": images, "tokens": np.arange(10).reshape(5, 2), "label": np.arange(5) - 1}
+    np.savez(tmp_path / "d.npz", **rows)
+    data = load(tmp_path / "d.npz", evaluation_fraction=0.4)
+    held = evaluation_rows(5, 0.4)
+    for name, array in rows.items():
+        np.testing.assert_array_equal(data.train[name], array[~held])
+        np.testing.assert_array_equal(data.evaluation[name], array[held])
+        assert data.train[name].dtype == array.dtype
+    wanted = [
+        buffer("images", "f4", 9, 3, 4),
+        buffer("label", "i4", 9),
+        buffer("tokens", "i4", 9, 2),
+    ]
+    fitted = data.fit(wanted).train
+    assert fitted["images"].shape == (data.train_rows, 3, 4)
+    assert [fitted[b.name].dtype for b in wanted] == [b.dtype for b in wanted]
+
+
+def test_features_of_an_npz_of_named_arrays_are_scaled(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", features=np.arange(8).reshape(2, 2, 2), label=np.array([0, 1]))
+    data = load(tmp_path / "d.npz", scale=(0.5,))
+    assert data.train["features"].tolist() == [[0, 0.5, 1, 1.5], [2, 2.5, 3, 3.5]]
+    assert data.train["label"].tolist() == [0, 1]
+    named = load(tmp_path / "d.npz", inputs={"x": ("features",), "label": ("label",)})
+    assert named.train["x"].shape == (2, 2, 2)
+    assert set(named.train) == {"x", "label"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"inputs": {"u": ("a",)}, "scale": (2.0,)}, "for features, and it gives none"),
+        ({"inputs": {"u": ("z",)}}, "has no column 'z'"),
+        ({"inputs": {"u": ("a", "a")}}, "u name a column twice"),
+        ({"inputs": {"u": ("b",)}}, "row 3, column 'b': the cell is missing"),
+        ({"inputs": {"u": ("b",)}, "features": ("b",), "missing": 0.0}, "the cell is missing"),
+    ],
+)
+def test_mistakes_in_named_inputs(
+    tmp_path: Path, settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        load(write(tmp_path, "a,b\n1,2\n3,\n"), **settings)
+
+
+def test_an_npz_array_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    x = np.ones((3, 2, 2))
+    x[2, 0, 1] = np.nan
+    np.savez(tmp_path / "d.npz", x=x, y=np.zeros(3))
+    with pytest.raises(DataError, match="row 2, column 'x': the cell is missing"):
+        load(tmp_path / "d.npz")
 
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=32)

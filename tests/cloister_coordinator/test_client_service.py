@@ -264,3 +264,30 @@ async def test_capabilities_are_bounded(site: Site) -> None:
     request = DownloadRequest(assignment_id="x" * 100_000)
     stream = client.stub.Download(request, metadata=client.metadata)
     assert (await refused(stream.read())).code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_client_is_told_which_of_the_jobs_it_keeps_have_ended(site: Site) -> None:
+    ended = await site.operator.submit_noop(4, 1, rounds=1)
+    client = await site.client(0)
+    work = await client.assignment()
+    assert work.base_version == 0
+    await client.report(work, await client.result(work, np.ones(4, np.float32)))
+    await site.operator.end(ended.job_id)
+    running = await site.operator.submit_noop(4, 2)
+    jobs = [ended.job_id, running.job_id, "unknown"]
+    stream = client.stub.CheckIn(CheckInRequest(kept_jobs=jobs), metadata=client.metadata)
+    welcome = (await stream.read()).welcome
+    assert list(welcome.ended_jobs) == [ended.job_id, "unknown"]
+    stream.cancel()
+    many = CheckInRequest(kept_jobs=["x"] * 1001)
+    stream = client.stub.CheckIn(many, metadata=client.metadata)
+    assert reason_of(await refused(stream.read())) == "TOO_MANY"
+
+
+async def test_assignments_name_the_version_they_start_from(site: Site) -> None:
+    await site.operator.submit_noop(4, 1, rounds=3)
+    client = await site.client(0)
+    for version in range(3):
+        work = await client.assignment()
+        assert work.base_version == version
+        await client.report(work, await client.result(work, np.ones(4, np.float32)))

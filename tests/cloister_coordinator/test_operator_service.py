@@ -23,6 +23,7 @@ from cloister_protos import (
     ListModelVersionsRequest,
     Module,
     PutBlobRequest,
+    Schedule,
     SubmitJobRequest,
     Training,
 )
@@ -122,6 +123,10 @@ BAD: list[tuple[str, JobSpec]] = [
         changed(
             task=module_of(SOFTMAX), training=Training(epochs=1, hyperparameters={"batch_size": 0})
         ),
+    ),
+    (
+        "schedules cannot be followed: the task has no hyperparameter 'learning_rate'",
+        changed(schedules={"learning_rate": Schedule(values=Schedule.Values(values=[1]))}),
     ),
     (
         "learning_rate] is 1e",

@@ -19,6 +19,7 @@ from cloister_protos import (
     MemberState,
     ReportRequest,
     RoundState,
+    Schedule,
     Training,
     Weighting,
 )
@@ -282,3 +283,28 @@ async def test_a_summary_is_a_job_like_others(site: Site) -> None:
     await client.report(work, await client.result(work, zero + 7))
     await site.operator.end(status.job_id)
     assert set((await site.operator.model(status.job_id)).tolist()) == {7}
+
+
+async def test_members_are_told_the_number_of_their_version(site: Site) -> None:
+    task = build("softmax-regression", features=2, classes=2)
+    schedule = Schedule(step=Schedule.Step(start=1.0, factor=0.5, every=1))
+    await site.operator.submit(
+        noop_spec(
+            6,
+            1,
+            task=module_of(task),
+            training=Training(epochs=1, hyperparameters={"learning_rate": 9.0, "momentum": 0.5}),
+            schedules={"learning_rate": schedule},
+        ),
+        task,
+        aggregation("fedavg"),
+        bytes(24),
+    )
+    client = await site.client(0)
+    for rate in (1.0, 0.5, 0.25):
+        work = await client.assignment()
+        told = {"learning_rate": rate, "momentum": 0.5}
+        assert dict(work.training.hyperparameters) == told
+        sums = {"loss": 1.0, "accuracy": 1.0}
+        result = await client.result(work, np.ones(6, np.float32), training_sums=sums)
+        await client.report(work, result)

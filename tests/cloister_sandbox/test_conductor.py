@@ -23,7 +23,7 @@ from cloister_sandbox import (
 )
 from cloister_tasks import Buffer, Module, build, builtin, with_manifest
 
-from .modules import BUFFERS, F4, ROWS, manifest, task
+from .modules import BUFFERS, F4, I8, ROWS, manifest, task
 
 FEATURES, CLASSES, CAPACITY, BATCH = 6, 3, 8, 4
 COUNTS = (14, 3, 8, 21, 1)  # rows of each client
@@ -146,6 +146,40 @@ def test_numbers_one_can_check_by_hand(small: Conductor) -> None:
     assert small.parameters[1, 0] == 2.5  # the task's default again
 
 
+LOCAL = (
+    Buffer("history", Role.ROLE_LOCAL, F4, (2,), 8192),
+    Buffer("seed", Role.ROLE_HYPERPARAMETER, I8, (), 8208),
+    Buffer("visits", Role.ROLE_LOCAL, np.dtype("u1"), (3,), 8216),
+)
+KEEPING = """
+  (f32.store (i32.const 8192) (f32.add (f32.load (i32.const 8192)) (f32.load (i32.const 2048))))
+  (i32.store8 (i32.const 8217) (i32.add (i32.load8_u (i32.const 8217)) (local.get 0)))
+  (f32.store (i32.const 1024) (f32.convert_i64_s (i64.load (i32.const 8208))))
+  i32.const 0"""
+
+
+def test_each_client_has_its_own_local_state_and_seed() -> None:
+    """history[0] += features[0, 0]; visits[1] += rows; weight[0, 0] = seed."""
+    data = '(data (i32.const 8192) "\\00\\00\\80\\3f") (data (i32.const 8208) "\\05")'  # 1.0, 5
+    module = Module.parse(
+        with_manifest(task(KEEPING, extra=data), manifest(buffers=BUFFERS + LOCAL))
+    )
+    with Conductor(module, clients=3, rows=20) as conductor:
+        assert conductor.seeds.tolist() == [5, 5, 5]
+        first = np.array([1, 0], np.float32).tobytes() + bytes(3)
+        assert [row.tobytes() for row in conductor.local] == [first] * 3
+        conductor.seeds[:] = [-3, 7, 9]
+        conductor.inputs["features"][:, 0] = np.arange(20)
+        once = np.array([(2, 4, 3, FIRST), (2, 10, 5, LAST), (0, 1, 8, FIRST | LAST)], np.int32)
+        conductor.run(once)
+        histories = conductor.local[:, :8].copy().view(np.float32)
+        assert histories[:, 0].tolist() == [2, 1, 15]
+        assert conductor.local[:, 9].tolist() == [8, 0, 8]
+        assert conductor.parameters[:, 0].tolist() == [-3, 0, 9]
+        conductor.run(once)  # the next round goes on from there
+        assert conductor.local[:, :8].copy().view(np.float32)[:, 0].tolist() == [3, 1, 29]
+
+
 def test_more_segments_than_a_table_holds(small: Conductor) -> None:
     count = 4096 + 7
     table = np.tile(np.array([[1, 0, 1, 0]], np.int32), (count, 1))
@@ -223,10 +257,6 @@ def test_traps_and_endless_loops() -> None:
 def test_what_cannot_be_conducted() -> None:
     with pytest.raises(Refused, match="aggregation"):
         Conductor(Module.parse(builtin.aggregation("fedavg")), clients=1, rows=1)
-    local = Buffer("history", Role.ROLE_LOCAL, F4, (4,), 8192)
-    data = with_manifest(task(), manifest(buffers=(*BUFFERS, local)))
-    with pytest.raises(Refused, match="local state"):
-        Conductor(Module.parse(data), clients=1, rows=1)
     with pytest.raises(ValueError, match="4 GiB"):
         Conductor(Module.parse(task()), clients=1, rows=1 << 28)
     with pytest.raises(ValueError, match="there must be some"):

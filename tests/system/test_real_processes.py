@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from cloister.companion import write_companion
 from cloister.deployment import Deployment
 from cloister.operator import Coordinator
 from cloister.simulation import Client, simulate
 from cloister_client.config import DataConfig
 from cloister_client.dataset import load_dataset
 from cloister_protos import JobEvent, JobState, MemberState, RoundState
-from cloister_tasks import template
+from cloister_tasks import Module, compile_c, template
 
 ROUNDS, CLIENTS = 10, 8
 SETTINGS = {"batch_size": 10.0, "learning_rate": 0.1, "momentum": 0.5}
@@ -111,6 +112,44 @@ def test_a_smaller_cohort_is_the_simulators_too(
     clients = virtual_clients(coordinator, parts)
     history = simulate(task, clients, rounds=5, cohort=2, hyperparameters=SETTINGS, seed=11)
     assert job.block().tobytes() == history.block.tobytes()
+
+
+def test_local_state_and_seeds_are_the_simulators_too(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    """Each device keeps an offset of its own, and its noise comes from its own seed."""
+    module = Module.parse(compile_c(Path(__file__).parents[1] / "personal_task.c"))
+    (tmp_path / "net.wasm").write_bytes(module.data)
+    frozen = np.linspace(-0.5, 0.5, 6, dtype=np.float32)
+    write_companion(tmp_path / "net.wasm", module.manifest, np.ones(6, np.float32), frozen)
+    random = np.random.default_rng(4)
+    paths = []
+    for place, size in enumerate([5, 40, 17, 9]):
+        paths.append(tmp_path / f"part-{place}.npz")
+        np.savez(
+            paths[-1],
+            patch=random.normal(size=(size, 2, 3)),
+            times=random.integers(-3, 4, size),
+            code=random.integers(0, 256, size),
+            target=random.normal(size=size),
+        )
+    coordinator = deployment.start_coordinator()
+    for place, path in enumerate(paths):
+        deployment.start_client(deployment.write_client(f"client-{place}", path))
+    arguments = {"epochs": 2, "hyperparameters": {"learning_rate": 0.02}, "seed": 3}
+    coordinator.submit(tmp_path / "net.wasm", rounds=1, cohort=4, minimum=4).wait(timeout=WAIT)
+    job = coordinator.submit(tmp_path / "net.wasm", rounds=8, cohort=2, minimum=2, **arguments)
+    job.wait(timeout=WAIT)
+    ids = ids_by_name(coordinator)
+    clients = [
+        Client(ids[f"client-{place}"], load_dataset(DataConfig(path)))
+        for place, path in enumerate(paths)
+    ]
+    history = simulate(tmp_path / "net.wasm", clients, rounds=8, cohort=2, **arguments)
+    assert job.block().tobytes() == history.block.tobytes()
+    assert job.block(0).tolist() == [1.0] * 6
+    kept = [list((tmp_path / f"client-{place}" / "local").iterdir()) for place in range(4)]
+    assert all(1 <= len(files) <= 2 for files in kept)  # of the first job, and of the second
 
 
 def test_federated_evaluation_scores_first_and_last_version(

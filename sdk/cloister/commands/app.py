@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cloister.commands import client, coordinator, failure, job, simulate, task
+from cloister.commands import client, coordinator, failure, job, op, simulate, task
 from cloister.commands.exit_code import MEANINGS, ExitCode
 from cloister.commands.output import say
 
@@ -91,3 +91,4 @@ app.command(epilog=coordinator.EPILOG)(coordinator.coordinator)
 app.command(epilog=client.EPILOG)(client.client)
 app.add_typer(job.app, name="job")
 app.add_typer(task.app, name="task")
+app.add_typer(op.app, name="op")

@@ -20,6 +20,8 @@ Examples:
   cloister client --check device.toml     try settings and data without connecting
 
   cloister client device.toml             run until stopped
+
+  cloister client --kept device.toml      what jobs keep here between rounds
 """
 
 
@@ -34,6 +36,14 @@ def client(
         bool,
         typer.Option("--check", help="Read settings, data and keys, show them, and stop."),
     ] = False,
+    show_kept: Annotated[
+        bool,
+        typer.Option("--kept", help="Show what jobs keep on this device between rounds, and stop."),
+    ] = False,
+    forget: Annotated[
+        str | None,
+        typer.Option(metavar="JOB", help="Delete what a job (id or name) keeps here, and stop."),
+    ] = None,
     as_json: Json = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Log every step, not only one line a round.")
@@ -50,6 +60,12 @@ def client(
     if check:
         _show(settings, summarise(settings), as_json)
         return
+    if show_kept:
+        _show_kept(settings, as_json)
+        return
+    if forget is not None:
+        _forget(settings, forget)
+        return
     from cloister.commands.service import log_to_stderr, run_until_stopped
 
     log_to_stderr(verbose=verbose)
@@ -63,6 +79,38 @@ def _write_sample(path: Path) -> None:
     with path.open("x", encoding="utf-8") as file:
         file.write(SAMPLE.format(file=path.name, name=name))
     say(f"wrote {path}; edit it, then try: cloister client --check {path}")
+
+
+def _show_kept(settings: ClientConfig, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from cloister_client import kept
+
+    found = kept(settings)
+    if as_json:
+        for one in found:
+            write_json(asdict(one))
+        return
+    if not found:
+        say("no job keeps anything on this device")
+        return
+    from rich.table import Table
+
+    table = Table("job", "id", "coordinator", "task", "version", "bytes", "saved")
+    for one in found:
+        size = one.states * one.state_bytes
+        cells = (one.job_name, one.job, one.coordinator, one.task[:12], str(one.version))
+        table.add_row(*cells, f"{size:,}", one.saved)
+    results().print(table)
+
+
+def _forget(settings: ClientConfig, job: str) -> None:
+    from cloister.commands.failure import Mistake
+    from cloister_client import forget
+
+    if not (count := forget(settings, job)):
+        raise Mistake(f"no job {job!r} keeps anything here; --kept lists those that do")
+    say(f"deleted {count} local state{'s' * (count != 1)} of {job}; the job would begin anew")
 
 
 def _show(settings: ClientConfig, summary: Summary, as_json: bool) -> None:
@@ -88,6 +136,7 @@ def _show(settings: ClientConfig, summary: Summary, as_json: bool) -> None:
     table.add_row("time in a round", f"{policy['seconds_per_round']:g} s")
     day = policy["seconds_per_day"]
     table.add_row("time in a day", "no limit" if day is None else f"{day:g} s")
+    table.add_row("kept between rounds", f"at most {policy['local_mb']:g} MiB")
     clip = policy["clip_norm"]
     table.add_row("norm of an update", "no limit" if clip is None else f"at most {clip:g}")
     results().print(table)
@@ -114,6 +163,7 @@ def _document(settings: ClientConfig, summary: Summary) -> dict[str, Any]:
             "memory_mb": policy.memory_mb,
             "seconds_per_round": policy.seconds_per_round,
             "seconds_per_day": policy.seconds_per_day,
+            "local_mb": policy.local_mb,
             "clip_norm": policy.clip_norm,
         },
     }

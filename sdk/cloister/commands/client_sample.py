@@ -33,6 +33,8 @@ path = "data.csv"
 features = "all others"
 # Column of class numbers from 0. For a regression: target = "price".
 label = "label"
+# Columns of a task's inputs of other names.
+# inputs = {{ user = "user_id", tokens = "token_*" }}
 # Features become x * scale + offset; one number, or one for each feature.
 # scale = 0.0625
 # offset = 0.0
@@ -54,6 +56,8 @@ memory_mb = 256
 seconds_per_round = 600
 # Seconds of all rounds in one UTC day.
 # seconds_per_day = 3600
+# MiB that all jobs together may keep here between rounds, such as personal layers.
+# local_mb = 256
 # Longest update that leaves, as an L2 norm; a longer one is scaled down.
 # clip_norm = 1.0
 """

@@ -66,6 +66,7 @@ _COMMAND_EXTRAS: Mapping[str, str] = {
     "client": "client",
     "coordinator": "coordinator",
     "job": "client",
+    "op": "compile",
     "simulate": "simulate",
     "task": "author",
 }

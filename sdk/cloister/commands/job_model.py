@@ -13,6 +13,9 @@ from cloister.commands.failure import Mistake
 from cloister.commands.output import Json, say, write_json
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from cloister.job import Job
     from cloister.operator import Coordinator
 
@@ -22,6 +25,10 @@ Examples:
   cloister job model digits                        the newest version as NPZ
 
   cloister job model digits --version 5 -o m.safetensors
+
+  cloister job model digits --format torch         a state_dict for torch.load
+
+  cloister job model digits --format onnx --model zoo:digits
 
   cloister job model digits --list                 what versions there are
 """
@@ -33,6 +40,8 @@ class Format(StrEnum):
     npz = "npz"
     raw = "raw"
     safetensors = "safetensors"
+    torch = "torch"
+    onnx = "onnx"
 
 
 _BY_SUFFIX = {
@@ -40,7 +49,12 @@ _BY_SUFFIX = {
     ".raw": Format.raw,
     ".bin": Format.raw,
     ".safetensors": Format.safetensors,
+    ".pt": Format.torch,
+    ".pth": Format.torch,
+    ".onnx": Format.onnx,
 }
+_SUFFIXES = {Format.torch: "pt"}
+"""Where the suffix is not the format's name."""
 
 
 @connected
@@ -56,7 +70,17 @@ def model(
     form: Annotated[
         Format | None,
         typer.Option(
-            "--format", help="npz, raw (the f32 block) or safetensors; default by the suffix."
+            "--format",
+            help="npz, raw (the f32 block), safetensors, torch (a state_dict) or onnx; default by"
+            " the suffix.",
+        ),
+    ] = None,
+    factory: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="MODULE:FACTORY",
+            help="For onnx: the function that makes the model, as for `cloister task compile`.",
         ),
     ] = None,
     show_list: Annotated[
@@ -64,9 +88,7 @@ def model(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Fetch a model version of a job."""
-    from cloister.tensors import save
-
+    """Fetch a model version of a job, its frozen parameters with it (but for raw)."""
     found = coordinator.find_job(job)
     if show_list:
         _list(found, as_json)
@@ -77,9 +99,11 @@ def model(
         )
     number = found.refresh().version if version is None else version
     chosen = form or (_BY_SUFFIX[output.suffix] if output is not None else Format.npz)
-    path = output or Path(f"{found.name}-v{number}.{chosen}")
+    if (factory is not None) != (chosen == Format.onnx):
+        raise Mistake("--format onnx and --model MODULE:FACTORY need each other")
+    path = output or Path(f"{found.name}-v{number}.{_SUFFIXES.get(chosen, chosen)}")
     block = found.block(number)
-    save(found.manifest, block, path, chosen.value)
+    _save(found, block, path, chosen, factory)
     if as_json:
         write_json(
             {
@@ -92,6 +116,34 @@ def model(
         )
     else:
         say(f"wrote version {number} of {found.name}, {len(block):,} parameters, to {path}")
+
+
+def _save(
+    job: Job, block: NDArray[np.float32], path: Path, form: Format, factory: str | None
+) -> None:
+    from cloister import tensors
+
+    manifest, frozen = job.manifest, job.frozen()
+    match form:
+        case Format.torch:
+            from cloister.pytorch import save_state_dict
+
+            save_state_dict(path, tensors.whole(manifest, block, frozen))
+        case Format.onnx:
+            from cloister.pytorch import save_onnx
+            from cloister_protos import Role
+
+            assert factory is not None
+            local = [buffer.name for buffer in manifest.of(Role.ROLE_LOCAL)]
+            kept = save_onnx(path, factory, tensors.whole(manifest, block, frozen), local)
+            if kept:
+                say(f"as the factory makes them, for they stay on devices: {', '.join(kept)}")
+        case Format.npz:
+            tensors.save(manifest, block, path, "npz", frozen)
+        case Format.raw:
+            tensors.save(manifest, block, path, "raw")
+        case Format.safetensors:
+            tensors.save(manifest, block, path, "safetensors", frozen)
 
 
 def _list(job: Job, as_json: bool) -> None:

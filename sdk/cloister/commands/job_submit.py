@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cloister.commands.beginning import Frozen, InitialModel, announce
 from cloister.commands.connection import connected
 from cloister.commands.failure import Mistake
 from cloister.commands.hyperparameters import BatchSize, LearningRate, Settings, hyperparameters
@@ -25,7 +26,8 @@ Examples:
 
   cloister job submit --job digits.toml --rounds 5      options win over the TOML
 
-A signature beside the task (digits.wasm.sig, by `cloister task sign`) goes along.
+A signature beside the task (digits.wasm.sig, by `cloister task sign`) goes along, and so do the
+values it begins with (digits.safetensors, by `cloister task compile`).
 """
 
 
@@ -78,10 +80,8 @@ def submit(
         list[str] | None, typer.Option(help="Tag the clients must carry; repeat for more.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Root of every random choice.")] = None,
-    initial_model: Annotated[
-        Path | None, typer.Option(help="First model version, NPZ or raw f32.")
-    ] = None,
-    frozen: Annotated[Path | None, typer.Option(help="Frozen parameters, NPZ or raw f32.")] = None,
+    initial_model: InitialModel = None,
+    frozen: Frozen = None,
     max_abandoned_rounds: Annotated[
         int | None, typer.Option(min=0, help="Rounds in a row that may be abandoned; default 10.")
     ] = None,
@@ -121,6 +121,7 @@ def submit(
     for key, option in (("task", "TASK.wasm"), ("rounds", "--rounds"), ("cohort", "--cohort")):
         if key not in arguments:
             raise Mistake(f"{option} is missing; give it, or --job with a TOML that does")
+    announce(arguments["task"], arguments.get("initial_model"), arguments.get("frozen"))
     submitted = coordinator.submit(arguments.pop("task"), **arguments)
     if follow:
         from cloister.commands.job_watch import follow as follow_job

@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf import json_format
 from rich.markup import escape
 from rich.table import Table
 
 from cloister_protos import (
     ClientStatus,
+    JobSpec,
     JobState,
     JobStatus,
     MemberState,
@@ -82,6 +84,16 @@ def job_table(jobs: Iterable[Job]) -> Table:
     return table
 
 
+def _hyperparameters(spec: JobSpec) -> list[str]:
+    """The job's own, and those that change."""
+    fixed = sorted(spec.training.hyperparameters.items())
+    changing = sorted(spec.schedules.items())
+    return [
+        *(f"{escape(name)} = {value:g}" for name, value in fixed if name not in spec.schedules),
+        *(f"{escape(name)} by {schedule.WhichOneof('kind')}" for name, schedule in changing),
+    ]
+
+
 def status_table(status: JobStatus) -> Table:
     """Everything about one job."""
     spec = status.spec
@@ -100,11 +112,7 @@ def status_table(status: JobStatus) -> Table:
         "cohort": updates + (f", {over:g} clients selected for each" if over > 1 else ""),
         "deadline": f"{spec.round_deadline_seconds:g} s a round",
         "epochs": str(spec.training.epochs),
-        "hyperparameters": ", ".join(
-            f"{escape(name)} = {value:g}"
-            for name, value in sorted(spec.training.hyperparameters.items())
-        )
-        or "the task's defaults",
+        "hyperparameters": ", ".join(_hyperparameters(spec)) or "the task's defaults",
         "evaluation": f"every {spec.evaluate_every} versions" if spec.evaluate_every else "never",
         "dataset": escape(spec.eligibility.dataset) or "the clients' only one",
         "tags": escape(", ".join(spec.eligibility.tags)) or "any",
@@ -166,6 +174,10 @@ def job_document(status: JobStatus) -> dict[str, Any]:
         "round_deadline_seconds": spec.round_deadline_seconds,
         "epochs": spec.training.epochs,
         "hyperparameters": dict(spec.training.hyperparameters),
+        "schedules": {
+            name: json_format.MessageToDict(schedule)
+            for name, schedule in sorted(spec.schedules.items())
+        },
         "evaluate_every": spec.evaluate_every,
         "dataset": spec.eligibility.dataset,
         "tags": list(spec.eligibility.tags),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.markup import escape
 
 from cloister.commands.job_view import reported, round_state
-from cloister.commands.metric import shown
+from cloister.commands.metric import SHARES, shown
 from cloister_protos import Metrics, RoundRecord, RoundState
 
 
@@ -22,7 +22,7 @@ class RoundLines:
         names = [
             f"{phase} {name}"
             for phase, metrics in (("train", record.training), ("eval", record.evaluation))
-            for name in sorted(metrics.means, key=lambda n: (n == "accuracy", n))
+            for name in sorted(metrics.means, key=lambda n: (n in SHARES, n))
         ]
         new = [name for name in names if name not in self._names]
         if new or not self._names:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cloister.commands.beginning import Frozen, InitialModel, announce
 from cloister.commands.hyperparameters import BatchSize, LearningRate, Settings, hyperparameters
+from cloister.commands.inputs import Inputs, named_inputs
 from cloister.commands.output import Json, notes, results, say, write_json
 
 if TYPE_CHECKING:
@@ -88,12 +90,15 @@ def simulate(
     learning_rate: LearningRate = None,
     batch_size: BatchSize = None,
     settings: Settings = None,
+    initial_model: InitialModel = None,
+    frozen: Frozen = None,
     label: Annotated[
         str | None, typer.Option(help="Column of a data file with class numbers to predict.")
     ] = None,
     target: Annotated[
         str | None, typer.Option(help="Column of a data file with numbers to predict.")
     ] = None,
+    inputs: Inputs = None,
     test_fraction: Annotated[
         float, typer.Option(help="Share of rows held out for the test.")
     ] = 0.2,
@@ -117,7 +122,7 @@ def simulate(
     from cloister.partition import PARTITIONS
 
     _check_outputs(plot, output)
-    split = _load(data, label, target, test_fraction, seed)
+    split = _load(data, label, target, named_inputs(inputs), test_fraction, seed)
     skews: dict[Partition, dict[str, Any]] = {
         Partition.iid: {},
         Partition.dirichlet: {"alpha": alpha},
@@ -125,7 +130,10 @@ def simulate(
     }
     parts = PARTITIONS[partition](split.labels, clients, seed, **skews[partition])
     module = _task(task, split, hidden or [])
+    first = _first(module, task, initial_model, frozen)
     common: dict[str, Any] = {
+        "initial_model": first[0],
+        "frozen": first[1],
         "rounds": rounds,
         "epochs": epochs,
         "hyperparameters": hyperparameters(learning_rate, batch_size, settings),
@@ -188,14 +196,24 @@ def _check_outputs(plot: Path | None, output: Path | None) -> None:
 
 
 def _load(
-    data: str, label: str | None, target: str | None, test_fraction: float, seed: int
+    data: str,
+    label: str | None,
+    target: str | None,
+    inputs: dict[str, tuple[str, ...]],
+    test_fraction: float,
+    seed: int,
 ) -> Split:
     from cloister import datasets
 
     if not Path(data).suffix:
         return datasets.load(data, test_fraction=test_fraction, seed=seed)
     return datasets.load_file(
-        Path(data), label=label, target=target, test_fraction=test_fraction, seed=seed
+        Path(data),
+        label=label,
+        target=target,
+        inputs=inputs,
+        test_fraction=test_fraction,
+        seed=seed,
     )
 
 
@@ -205,6 +223,8 @@ def _task(path: Path | None, split: Split, hidden: Sequence[int]) -> Module:
 
     if path is not None:
         return Module.parse(path.read_bytes())
+    if "features" not in split.train:
+        raise ValueError("a model can be built for features only; give a task: --task FILE.wasm")
     if not split.classes:
         if hidden:
             raise ValueError("--hidden builds a classifier, and this data has no classes")
@@ -216,6 +236,17 @@ def _task(path: Path | None, split: Split, hidden: Sequence[int]) -> Module:
     else:
         data = template.build("softmax-regression", features=split.features, classes=split.classes)
     return Module.parse(data)
+
+
+def _first(
+    module: Module, task: Path | None, initial_model: Path | None, frozen: Path | None
+) -> tuple[Any, Any]:
+    """The blocks to begin with; a built task has no file with values beside it."""
+    from cloister.companion import first_blocks
+
+    if task is not None:
+        announce(task, initial_model, frozen)
+    return first_blocks(module, module if task is None else task, initial_model, frozen)
 
 
 def _clients(split: Split, parts: Sequence[Index]) -> list[Client]:
@@ -251,12 +282,14 @@ def _run(title: str, module: Module, clients: Sequence[Client], **settings: Any)
 
 def _summary(split: Split, federated: History, pooled: History | None) -> list[str]:
     """What came out, and what went wrong."""
+    from cloister.commands.metric import SHARES
     from cloister.history import shown
 
     lines = []
     rounds = federated.rounds
     if federated.final:
-        metric = "accuracy" if "accuracy" in federated.final else next(iter(federated.final))
+        shares = [name for name in SHARES if name in federated.final]
+        metric = shares[0] if shares else next(iter(federated.final))
         value = shown(metric, federated.final[metric])
         line = f"test {metric} of {federated.manifest.name} on {split.name}: {value} federated"
         if pooled is not None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cloister.commands.beginning import Frozen, InitialModel, announce
 from cloister.commands.failure import Mistake
 from cloister.commands.hyperparameters import BatchSize, LearningRate, Settings, hyperparameters
+from cloister.commands.inputs import Inputs, named_inputs
 from cloister.commands.metric import shown
 from cloister.commands.output import Json, notes, results, say, write_json
 
@@ -24,6 +26,9 @@ Examples:
 
   cloister task run digits.wasm digits.npz --label label --batch-size 10 --learning-rate 0.5
   --evaluation-fraction 0.2 -o model.npz
+
+  cloister task run ratings.wasm ratings.csv --input user=user_id --input item=item_id
+  --target stars
 
   cloister task run summarize.wasm patients.parquet -o statistics.npz
 
@@ -44,6 +49,7 @@ def run(
         list[str] | None,
         typer.Option(help="Feature column or pattern such as 'pixel_*'; default all others."),
     ] = None,
+    inputs: Inputs = None,
     scale: Annotated[float, typer.Option(help="Features become x * scale + offset.")] = 1.0,
     offset: Annotated[float, typer.Option(help="See --scale.")] = 0.0,
     evaluation_fraction: Annotated[
@@ -54,9 +60,8 @@ def run(
     batch_size: BatchSize = None,
     settings: Settings = None,
     seed: Annotated[int, typer.Option(min=0, help="Root of initialisation and row order.")] = 0,
-    initial_model: Annotated[
-        Path | None, typer.Option(help="Begin with this model, NPZ or raw f32.")
-    ] = None,
+    initial_model: InitialModel = None,
+    frozen: Frozen = None,
     memory: Annotated[
         float, typer.Option(min=0.0625, help="MiB of memory the task may have.")
     ] = 256.0,
@@ -69,33 +74,35 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a task on a local file in the isolated sandbox; no coordinator needed."""
+    from cloister.companion import first_blocks
     from cloister.job_spec import load_module
     from cloister.rehearsal import rehearse
-    from cloister.tensors import load, save
+    from cloister.tensors import save
     from cloister_client import DataConfig, load_dataset
     from cloister_protos import Kind
     from cloister_sandbox import Limits
 
     module = load_module(task, aggregation=False)
     summary = module.manifest.kind == Kind.KIND_SUMMARY
-    for name, given in (("label", label), ("target", target)):
-        if name in module.manifest.buffers and not given:
-            raise Mistake(f"the task learns a {name}; say which column it is: --{name} NAME")
-    chosen: dict[str, Any] = {"features": tuple(features)} if features else {}
     rows = load_dataset(
         DataConfig(
             data,
+            features=tuple(features) if features else None,
             label=label,
             target=tuple(target or ()),
+            inputs=named_inputs(inputs),
             scale=(scale,),
             offset=(offset,),
             evaluation_fraction=evaluation_fraction,
-            **chosen,
         )
     )
+    for name in ("label", "target"):
+        if name in module.manifest.buffers and name not in rows.train:
+            raise Mistake(f"the task learns a {name}; say which column it is: --{name} NAME")
     if summary and output is None:
         say("save the statistics with -o FILE.npz")
-    first = None if initial_model is None else load(module.manifest, initial_model)
+    announce(task, initial_model, frozen)
+    first, fixed = first_blocks(module, task, initial_model, frozen)
     run = rehearse(
         module,
         rows,
@@ -103,13 +110,14 @@ def run(
         hyperparameters=hyperparameters(learning_rate, batch_size, settings),
         seed=seed,
         initial_model=first,
+        frozen=fixed,
         limits=Limits(
             memory_bytes=int(memory * (1 << 20)), run_seconds=seconds, cpu_seconds=seconds
         ),
     )
     last = _show(run, 1 if summary else epochs, as_json)
     if output is not None:
-        save(module.manifest, last.block, output, "npz")
+        save(module.manifest, last.block, output, "npz", fixed)
         say(f"wrote {output}")
 
 

@@ -12,6 +12,7 @@ batch influence each other in training, that is found out here, numerically, and
 from __future__ import annotations
 
 import copy
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -320,7 +321,9 @@ def _trace(
     except Exception as e:
         raise BuildError(
             "torch cannot trace the model into a graph: a model may not branch on the values of"
-            f" tensors, nor leave torch.\n{type(e).__name__}: {str(e).strip()[:2000]}"
+            " tensors (use torch.where), nor leave torch."
+            f"\n{type(e).__name__}: {str(e).strip().splitlines()[0][:500] if str(e) else ''}"
+            f"\n{_culprit(e)}"
         ) from e
     module.graph.eliminate_dead_code()
     constants = {
@@ -333,6 +336,16 @@ def _trace(
             node.meta.setdefault("val", constants[node.target])
     inputs = [(kind, name) for kind, tensors in groups for name in tensors]
     return Captured(module.graph, inputs, list(results), constants)
+
+
+def _culprit(error: BaseException) -> str:
+    """The innermost line of code outside torch and this package, as a traceback shows it."""
+    frames = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if "/torch/" not in f.filename and "/cloister_tasks/compiler/" not in f.filename
+    ]
+    return traceback.format_list(frames[-1:])[0].rstrip() if frames else ""
 
 
 def _mutates(node: Node) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from cloister_tasks.compiler.ir import Buffer, Call, Program
 
@@ -50,6 +51,14 @@ class Plan:
     """Bytes without any sharing."""
 
 
+Layout: TypeAlias = tuple[list[tuple[Lifetime, int]], int]
+"""Offsets, and the first byte behind all of them."""
+ATTEMPTS = 40
+"""Placements tried beyond the first ones while the layout is larger than the lower bound."""
+MOST_IMPROVED = 1000
+"""Buffers of a program up to which that is worth the time."""
+
+
 def plan(program: Program) -> Plan:
     """Give every buffer of a program its offset.
 
@@ -62,8 +71,10 @@ def plan(program: Program) -> Plan:
         lambda a: (a.first, -a.nbytes),
         lambda a: (a.first - a.last, -a.nbytes),
     )
-    layouts = [_place(sorted(lifetimes, key=order)) for order in orders]
-    best = min(layouts, key=lambda layout: layout[1])
+    least = _most_alive(lifetimes, len(program.kernels))
+    starts = [sorted(lifetimes, key=order) for order in orders]
+    best = min((_place(start) for start in starts), key=lambda layout: layout[1])
+    best = _improve(best, starts[0], least)
     for lifetime, offset in best[0]:
         lifetime.buffer.offset = offset
     _prove(lifetimes)
@@ -71,7 +82,7 @@ def plan(program: Program) -> Plan:
         tuple(lifetimes),
         scratch,
         best[1],
-        _most_alive(lifetimes, len(program.kernels)),
+        least,
         sum(a.nbytes for a in lifetimes),
     )
 
@@ -96,21 +107,37 @@ def _lifetimes(program: Program) -> tuple[list[Lifetime], dict[int, Buffer]]:
     return [Lifetime(b, first[b], last[b]) for b in first], scratch
 
 
-def _place(order: Sequence[Lifetime]) -> tuple[list[tuple[Lifetime, int]], int]:
+def _place(order: Sequence[Lifetime]) -> Layout:
     """Put each where it fits best among those already placed that it meets."""
     placed: list[tuple[Lifetime, int]] = []
     top = 0
     for lifetime in order:
         taken = sorted((at, at + other.nbytes) for other, at in placed if lifetime.meets(other))
-        at, gap = _best_gap(taken, lifetime.nbytes)
-        del gap
+        at = _best_gap(taken, lifetime.nbytes)
         placed.append((lifetime, at))
         top = max(top, at + lifetime.nbytes)
     return placed, top
 
 
-def _best_gap(taken: Sequence[tuple[int, int]], size: int) -> tuple[int, int]:
-    """Start of the smallest gap that holds `size`, else the end; and the gap's size."""
+def _improve(best: Layout, order: list[Lifetime], least: int) -> Layout:
+    """Place what sticks out at the top earlier, as long as that helps."""
+    order = list(order)
+    for _ in range(ATTEMPTS if len(order) <= MOST_IMPROVED else 0):
+        placed, top = _place(order)
+        if top < best[1]:
+            best = (placed, top)
+        if best[1] <= least:
+            break
+        highest = max(placed, key=lambda p: p[1] + p[0].nbytes)[0]
+        at = order.index(highest)
+        if at == 0:
+            break
+        order.insert(at // 2, order.pop(at))
+    return best
+
+
+def _best_gap(taken: Sequence[tuple[int, int]], size: int) -> int:
+    """Start of the smallest gap that holds `size`, else the end."""
     best: tuple[int, int] | None = None
     end = 0
     for low, high in taken:
@@ -118,7 +145,7 @@ def _best_gap(taken: Sequence[tuple[int, int]], size: int) -> tuple[int, int]:
         if gap >= size and (best is None or gap < best[1]):
             best = (end, gap)
         end = max(end, high)
-    return best or (end, 0)
+    return end if best is None else best[0]
 
 
 def _prove(lifetimes: Sequence[Lifetime]) -> None:

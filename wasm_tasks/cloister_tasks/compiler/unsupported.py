@@ -8,6 +8,30 @@ from torch.fx import Node
 
 from cloister_tasks.errors import BuildError
 
+INSTEAD = {
+    "sort": "max, min or argmax over a dimension, or sort the rows before they are given",
+    "topk": "max or argmax over a dimension, masking what was taken with torch.where",
+    "argsort": "argmax, or sort the rows before they are given",
+    "median": "mean, or a quantile computed outside the model",
+    "unique": "an embedding or a one-hot comparison over all values",
+    "bincount": "a one-hot comparison and a sum",
+    "histc": "comparisons and sums",
+    "cumprod": "exp of a cumsum of logarithms",
+    "multinomial": "the Gumbel trick: argmax of logits minus log(-log(torch.rand_like(logits)))",
+    "grid_sampler_2d": "a fixed interpolation, by indexing with constant tensors",
+    "_fft_r2c": "a product with a constant matrix of cosines and sines",
+    "_fft_c2c": "a product with a constant matrix of cosines and sines",
+    "linalg_inv_ex": "a linear solve outside the model, given as an input or a buffer",
+    "linalg_qr": "a decomposition outside the model, given as a buffer",
+    "_linalg_svd": "a decomposition outside the model, given as a buffer",
+    "_linalg_eigh": "a decomposition outside the model, given as a buffer",
+    "_embedding_bag": "nn.Embedding and a sum or mean over the dimension of the bag",
+    "convolution": "convolutions over one or two dimensions",
+    "max_pool3d_with_indices": "pooling over two dimensions",
+    "adaptive_max_pool2d": "amax over the last two dimensions, or max_pool2d with a fixed window",
+}
+"""What to use in place of operators that people ask for and the compiler does not know."""
+
 
 class Unsupported(BuildError):
     """A model uses something the compiler has no kernel for; nothing was approximated instead."""
@@ -15,7 +39,10 @@ class Unsupported(BuildError):
     def __init__(self, node: Node, reason: str):
         self.operator = str(node.target)
         self.place = place(node)
+        name = self.operator.removeprefix("aten.").partition(".")[0]
         where = f"\n{self.place}" if self.place else ""
+        if name in INSTEAD:
+            where = f"; use {INSTEAD[name]}{where}"
         super().__init__(f"{self.operator}: {reason}{where}")
 
 

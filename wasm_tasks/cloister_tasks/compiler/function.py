@@ -1,0 +1,217 @@
+"""A torch function as a WASM function over numpy arrays: to try operators without a model.
+
+It goes the way of every task (captured, lowered, planned, emitted), so what holds for its
+operators holds for those of a model.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cloister_protos import Kind
+from cloister_tasks.compiler.capture import Captured
+from cloister_tasks.compiler.capture import _trace as trace
+from cloister_tasks.compiler.driver import _body as body
+from cloister_tasks.compiler.driver import _checks as checks
+from cloister_tasks.compiler.driver import _constant as constant
+from cloister_tasks.compiler.emit import Functions
+from cloister_tasks.compiler.ir import SIZES, Buffer, Program
+from cloister_tasks.compiler.lower import CTYPES, Lowering
+from cloister_tasks.compiler.passes import pipeline
+from cloister_tasks.compiler.plan import Plan, plan
+from cloister_tasks.contract import Variant
+from cloister_tasks.errors import BuildError
+from cloister_tasks.module import Module
+from cloister_tasks.toolchain import compile_c
+
+_DTYPES = {"float": np.dtype("<f4"), "int32_t": np.dtype("<i4"), "uint8_t": np.dtype("u1")}
+
+
+@dataclass(frozen=True)
+class FunctionModule:
+    """A module whose ``predict(0)`` computes a function once.
+
+    Its arguments are the buffers ``a0``, ``a1`` ..., its results ``r0``, ``r1`` ...: flat, of at
+    least one element, in the guest's types (:data:`~..lower.CTYPES`).
+    """
+
+    wasm: bytes
+    source: str
+    """The C file."""
+    arguments: Sequence[Tensor]
+    """Tensors of their shapes and dtypes."""
+    results: Sequence[Tensor]
+
+
+class CompiledFunction:
+    """What :func:`compile_function` gives: call it with arrays of the example's shapes."""
+
+    def __init__(self, function: FunctionModule):
+        import wasmtime
+
+        self.wasm = wasm = function.wasm
+        """The module."""
+        self.source = function.source
+        """The C file."""
+        config = wasmtime.Config()
+        config.wasm_relaxed_simd = True
+        config.wasm_relaxed_simd_deterministic = True
+        engine = wasmtime.Engine(config)
+        self._store = wasmtime.Store(engine)
+        instance = wasmtime.Instance(self._store, wasmtime.Module(engine, wasm), [])
+        exports = instance.exports(self._store)
+        memory, self._run = exports["memory"], exports["predict"]
+        assert isinstance(memory, wasmtime.Memory)
+        content: Any = memory.get_buffer_ptr(self._store)
+        self.memory: NDArray[np.uint8] = np.frombuffer(content, np.uint8)
+        """The module's memory."""
+        self._arguments = [self._view(f"a{n}", a) for n, a in enumerate(function.arguments)]
+        self._results = [self._view(f"r{n}", r) for n, r in enumerate(function.results)]
+        self._kinds = [r.dtype for r in function.results]
+
+    def _view(self, name: str, like: Tensor) -> NDArray[Any]:
+        buffer = Module.parse(self.wasm).manifest.buffers[name]
+        flat = self.memory[buffer.offset : buffer.end].view(buffer.dtype)
+        return flat[: like.numel()].reshape(tuple(like.shape))
+
+    def __call__(self, *arrays: NDArray[Any]) -> list[NDArray[Any]]:
+        """Run once; returns copies of the results, flat, in the dtypes torch gives them.
+
+        Raises:
+            IndexError: an index computed from the arrays is out of range.
+        """
+        for argument, array in zip(self._arguments, arrays, strict=True):
+            argument[...] = array
+        run: Any = self._run
+        if run(self._store, 0):
+            raise IndexError("an index is out of range")
+        return [
+            np.array(result, torch.empty((), dtype=kind).numpy().dtype)
+            for result, kind in zip(self._results, self._kinds, strict=True)
+        ]
+
+
+def function_module(
+    function: Callable[..., Sequence[Tensor]], *example: Tensor, variant: Variant = "simd128"
+) -> FunctionModule:
+    """The module of a function from tensors to a sequence of tensors.
+
+    Gradients are asked for inside: ``torch.func.grad`` and its like are traced through.
+
+    Args:
+        function: any function of torch operators; its results in a flat list or tuple.
+        example: tensors of the shapes and dtypes it will be called with.
+        variant: instruction set.
+
+    Raises:
+        Unsupported: it uses an operator the compiler does not know.
+        BuildError: torch cannot trace it.
+    """
+    if not example:
+        raise BuildError("a function without arguments is a constant")
+    groups = [("argument", {str(n): a for n, a in enumerate(example)})]
+    names: list[tuple[str, str]] = []
+
+    def flat(*arguments: Tensor) -> list[Tensor]:
+        results = [r.clone() for r in function(*arguments)]
+        names[:] = [("result", str(n)) for n in range(len(results))]
+        return results
+
+    captured = trace(flat, groups, names, False)
+    output = next(node for node in captured.graph.nodes if node.op == "output")
+    results = [node.meta["val"] for node in output.args[0]]
+    program, constants = _lowered(captured, example, len(results))
+    pipeline.run(program)
+    source = _source(program, plan(program), example, results, constants)
+    with tempfile.TemporaryDirectory(prefix="cloister-compile-") as folder:
+        path = Path(folder) / "function.c"
+        path.write_text(source)
+        wasm = compile_c(path, kind=Kind.KIND_TRAINING, variant=variant)
+    return FunctionModule(wasm, source, example, results)
+
+
+def compile_function(
+    function: Callable[..., Sequence[Tensor]], *example: Tensor, variant: Variant = "simd128"
+) -> CompiledFunction:
+    """A function from tensors to a sequence of tensors, to be called with arrays.
+
+    Arguments and errors are those of :func:`function_module`.
+    """
+    return CompiledFunction(function_module(function, *example, variant=variant))
+
+
+def _lowered(
+    captured: Captured, example: Sequence[Tensor], results: int
+) -> tuple[Program, dict[str, NDArray[np.generic]]]:
+    graph = pipeline.graph(captured.graph, [True] * results)
+    arguments = [
+        Buffer(f"argument{n}", CTYPES[a.dtype], max(a.numel(), 1), f"a{n}")
+        for n, a in enumerate(example)
+    ]
+    data: dict[str, NDArray[np.generic]] = {}
+    constants = {}
+    for name, tensor in captured.constants.items():
+        place = f"constant{len(data)}"
+        array = tensor.detach().numpy()
+        data[place] = array.astype({"f": "f4", "b": "?"}.get(array.dtype.kind, "i4"))
+        constants[name] = Buffer(name, CTYPES[tensor.dtype], max(tensor.numel(), 1), place)
+    lowering = Lowering("function", arguments, constants, set(arguments))
+    return lowering.run(graph, [None] * results), data
+
+
+def _source(
+    program: Program,
+    layout: Plan,
+    example: Sequence[Tensor],
+    results: Sequence[Tensor],
+    constants: dict[str, NDArray[np.generic]],
+) -> str:
+    functions = Functions()
+    run = body("function", program, layout, functions)
+    buffers = [(f"a{n}", a) for n, a in enumerate(example)]
+    buffers += [(f"r{n}", r) for n, r in enumerate(results)]
+    copies = []
+    for n, result in enumerate(results):
+        offset = program.results[str(n)].offset
+        nbytes = result.numel() * SIZES[CTYPES[result.dtype]]
+        copies.append(f"    __builtin_memcpy(r{n}, arena + {offset}, {nbytes});")
+    parts = [
+        '#include <cloister.h>\n#include "guest.h"',
+        'CLOISTER_TASK("function", "A function, compiled from PyTorch");',
+        'CLOISTER_PARAMETER(nothing, "Tasks have parameters", 1);',
+        'CLOISTER_INPUT(float, rows, "Tasks have rows", 1);',
+        "CLOISTER_FAULT;",
+        *(
+            f'CLOISTER_LOCAL({CTYPES[t.dtype]}, {name}, "", {max(t.numel(), 1)});'
+            for name, t in buffers
+        ),
+        f"static uint8_t arena[{max(layout.nbytes, 16)}] __attribute__((aligned(64)));",
+        "static uint32_t step_key;",
+        *(constant(name, array) for name, array in constants.items()),
+        functions.definitions(),
+        run,
+        checks("function", program, 1),
+        *(
+            f"CLOISTER_EXPORT({entry}) int32_t {entry}({argument}) {{ return CLOISTER_OK; }}"
+            for entry, argument in (("init", "int64_t seed"), ("reset", "void"))
+        ),
+        *(
+            f"CLOISTER_EXPORT({entry}) int32_t {entry}(int32_t n) {{ return n * 0; }}"
+            for entry in ("train", "evaluate")
+        ),
+        "CLOISTER_EXPORT(predict) int32_t predict(int32_t n) {\n    (void)n;\n    (void)step_key;"
+        "\n    int32_t status = check_function(0);\n    if (status) return status;"
+        "\n    run_function();",
+        *copies,
+        "    return index_out_of_range ? CLOISTER_INDEX : CLOISTER_OK;\n}",
+    ]
+    return "\n".join(parts) + "\n"
