@@ -15,7 +15,7 @@ DEMO := simulate digits --clients 20 --partition dirichlet --alpha 0.5 --rounds 
 	--batch-size 10 --learning-rate 0.3 --central
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow lint lint-style lint-format lint-types lint-floors format docs serve bench protos tasks clean
+.PHONY: help venv demo test test-slow lint lint-style lint-format lint-types lint-floors format operators docs serve bench protos tasks clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ lint-floors: $(VENV)/dev
 format: $(VENV)/dev ## Let ruff format and mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+operators: $(VENV)/dev ## Write docs/operators.md anew from the compiler's tables
+	$(BIN)/python docs/operator_tables.py
 
 docs: $(VENV)/dev ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -102,8 +102,9 @@ class Coordinator:
     ) -> Job:
         """Upload what the coordinator lacks and start a job; the words are those of `simulate`.
 
-        :param task: the task's WASM bytes, its path, or the parsed module. The signature file
-            beside a path (`cloister task sign`) goes along.
+        :param task: the task's WASM bytes, its path, the parsed module, or what
+            `cloister.compile` gives. The signature file beside a path (`cloister task sign`)
+            goes along.
         :param rounds: rounds to commit.
         :param cohort: updates that complete a round.
         :param name: for people; default the task's.

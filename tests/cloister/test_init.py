@@ -7,6 +7,8 @@ import pytest
 
 import cloister
 
+from . import without_torch
+
 
 def test_all_is_true() -> None:
     assert cloister.__all__ == sorted(cloister.__all__)
@@ -28,3 +30,25 @@ def test_importing_it_loads_nothing_heavy() -> None:
         check=True,
     ).stdout.split()
     assert not {"numpy", "grpc", "typer", "wasmtime", "google.protobuf"} & set(loaded)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["task", "compile", "--help"],
+        ["op", "run", "--help"],
+        ["task", "inspect", "fedavg"],
+        ["simulate", "iris", "--clients", "2", "--rounds", "1"],
+    ],
+    ids=" ".join,
+)
+def test_nothing_but_the_compiler_needs_torch(words: list[str]) -> None:
+    done = without_torch.cloister(*words)
+    assert done.returncode == 0, done.stderr
+
+
+def test_compiling_without_torch_names_the_extra() -> None:
+    done = without_torch.run("import cloister\ncloister.compile")
+    assert "ModuleNotFoundError" in done.stderr
+    assert "pip install 'cloister[compile]'" in done.stderr

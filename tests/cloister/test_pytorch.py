@@ -130,7 +130,7 @@ def test_a_factory_in_the_current_folder_is_found(
     (tmp_path / "my_own_zoo.py").write_text("def it(): return {'model': 1, 'example': 2}\n")
     assert load_factory("my_own_zoo:it") == {"model": 1, "example": 2}
     (tmp_path / "my_broken_zoo.py").write_text("import not_there_at_all\n")
-    with pytest.raises(ModuleNotFoundError, match="not_there_at_all"):
+    with pytest.raises(InvalidJob, match="not_there_at_all"):
         load_factory("my_broken_zoo:it")
 
 

@@ -14,7 +14,7 @@ PAGES = sorted(
 )
 
 _FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-_LINK = re.compile(r"!?\[(?:[^\]]|\n)*?\]\((?P<target>[^)\s]+)\)")
+_LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (?P<text>.+)$", re.MULTILINE)
 _ROW = re.compile(r"^\|(?P<cells>.+)\|$", re.MULTILINE)
 

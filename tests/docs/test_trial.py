@@ -89,7 +89,7 @@ def test_three_devices_train_iris_over_tls(tmp_path: Path) -> None:
                 wait_for(client, "checked in")
             assert all(healthy("client.py", str(tmp_path / name / "state")) for name in CLIENTS)
             submit = ["job", "submit", task, "--cohort", "3", "--minimum", "3", "--rounds", "20"]
-            training = ["--learning-rate", "0.5", "--batch-size", "10", "--evaluate-every", "20"]
+            training = ["--learning-rate", "0.05", "--epochs", "10", "--evaluate-every", "20"]
             where = ["--coordinator", address, "--ca", ca]
             token = ["--token-file", str(state / "operator.token")]
             done = subprocess.run(

@@ -140,6 +140,19 @@ def shapes(draw: st.DrawFn) -> Conv2d:
     )
 
 
+@st.composite
+def filtered_shapes(draw: st.DrawFn) -> Conv2d:
+    """Shapes most of which minimal filtering takes, in one direction at least."""
+    kernel = draw(st.sampled_from([3, 3, 5]))
+    groups = draw(st.sampled_from([1, 1, 1, 2]))
+    channels, outputs = draw(st.integers(20, 40)), draw(st.integers(20, 40))
+    padding = draw(st.integers(0, kernel)), draw(st.integers(0, kernel))
+    height, width = draw(st.integers(kernel + 3, 18)), draw(st.integers(kernel + 3, 18))
+    images = (draw(st.integers(2, 5)), groups * channels, height, width)
+    weights = (groups * outputs, channels, kernel, kernel)
+    return Conv2d.of(images, weights, padding=padding, groups=groups)
+
+
 def of(images, weights, stride=1, padding=0, dilation=1, groups=1) -> Conv2d:
     return Conv2d.of(
         images,
@@ -167,6 +180,18 @@ NETWORKS = {
     "depthwise, strided": of((2, 12, 21, 20), (12, 1, 3, 3), stride=2, padding=1, groups=12),
     "depthwise, multiplied": of((2, 6, 9, 9), (18, 1, 3, 3), padding=1, groups=6),
 }
+
+FILTERED = {
+    "tiles of one block": of((2, 64, 9, 7), (48, 64, 3, 3), padding=1),
+    "tiles in place": of((2, 20, 12, 10), (24, 20, 3, 3)),
+    "tiles in bands": of((1, 17, 70, 68), (18, 17, 3, 3), padding=1),
+    "outputs in blocks": of((5, 256, 9, 8), (250, 256, 3, 3), padding=1),
+    "outputs in blocks, tiles in one": of((5, 250, 4, 4), (256, 250, 3, 3), padding=1),
+    "five taps": of((3, 32, 14, 14), (40, 32, 5, 5), padding=2),
+    "five taps in bands": of((2, 33, 31, 30), (30, 33, 5, 5)),
+}
+"""Shapes that minimal filtering takes in every direction."""
+NETWORKS |= FILTERED
 
 
 def data(shape: Conv2d) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -231,6 +256,33 @@ def test_any_shape(kernels, shape):
     check(kernels, shape)
 
 
+@settings(max_examples=40, deadline=None)
+@given(shape=filtered_shapes())
+def test_any_shape_that_may_be_filtered(kernels, shape):
+    check(kernels, shape)
+
+
+@pytest.mark.parametrize("name", FILTERED)
+def test_filtering_adds_and_halves_only(kernels, name):
+    """Hence it is exact for small integers."""
+    shape = FILTERED[name]
+    x, w, dy, bias = (t.mul(2).round() for t in data(shape))
+    exact = by_torch(shape, *(t.double() for t in (x, w, dy, bias)))
+    assert torch.equal(kernels.forward(shape, x, w, bias).double(), exact[0])
+    assert torch.equal(kernels.input_gradient(shape, dy, w).double(), exact[1])
+    assert torch.equal(kernels.weight_gradient(shape, dy, x).double(), exact[2])
+
+
+@pytest.mark.parametrize("name", FILTERED)
+def test_what_is_filtered(name):
+    assert FILTERED[name].filtered == (True, True, True)
+
+
+def test_what_is_not_filtered():
+    for name in NETWORKS.keys() - FILTERED.keys() - {"many channels"}:
+        assert NETWORKS[name].filtered == (False, False, False), name
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_shapes_of_networks(kernels, name):
     check(kernels, NETWORKS[name])
@@ -245,7 +297,9 @@ def test_without_bias(kernels):
         assert torch.equal(found, zeros)
 
 
-@pytest.mark.parametrize("name", ["rows in bands", "pointwise", "depthwise, multiplied"])
+@pytest.mark.parametrize(
+    "name", ["rows in bands", "pointwise", "depthwise, multiplied", "outputs in blocks"]
+)
 def test_a_step_of_gradient_descent_in_place(kernels, name):
     shape = NETWORKS[name]
     x, w, dy, _ = data(shape)
@@ -267,7 +321,7 @@ def test_transposed_convolution_is_the_input_gradient(kernels, extra):
 
 
 def test_what_is_no_number_stays_where_it_belongs(kernels):
-    for name in ("many channels", "shortcut", "depthwise", "rows in bands"):
+    for name in ("many channels", "shortcut", "depthwise", "rows in bands", *FILTERED):
         shape = NETWORKS[name]
         x, w, dy, bias = data(shape)
         x[0, 1, 2, 2], dy[0, 1, 2, 2] = torch.nan, torch.inf
@@ -279,8 +333,8 @@ def test_what_is_no_number_stays_where_it_belongs(kernels):
         assert torch.equal(found.isfinite(), wanted[1].isfinite())
 
 
-@settings(max_examples=25, deadline=None)
-@given(shape=shapes())
+@settings(max_examples=30, deadline=None)
+@given(shape=shapes() | filtered_shapes())
 def test_scalar_and_simd128_agree(guest, modules, shape):
     x, w, dy, bias = data(shape)
     bits = []

@@ -2,10 +2,10 @@
 
 Layout, in the order data flows
 -------------------------------
-- ``task``         `compile`: arguments in, a :class:`Task` out
+- ``compilation``  `compile`, step by step (``arguments``: checked first); ``task``: what it gives
 - ``capture``      torch module -> graphs of ATen operators (``optimizers``: update rules)
 - ``lower``        graph -> program, by the table in ``operators``; ``value``: tensors meanwhile
-- ``ir``           buffers, expressions, kernels, programs
+- ``expression``   buffers and what is computed of them; ``ir``: kernels and programs
 - ``passes``       what makes programs fast and small, each pass a file
 - ``plan``         programs -> offsets in one arena, with proof
 - ``emit``         kernels -> C functions; ``driver``: the C file around them
@@ -28,7 +28,8 @@ except ModuleNotFoundError as error:
         "compiling PyTorch needs torch: pip install 'cloister[compile]'", name="torch"
     ) from error
 
-from cloister_tasks.compiler.task import Task, compile  # noqa: A004 - it is what it does
+from cloister_tasks.compiler.compilation import compile  # noqa: A004 - it is what it does
+from cloister_tasks.compiler.task import Task
 from cloister_tasks.compiler.unsupported import Unsupported
 
 del torch

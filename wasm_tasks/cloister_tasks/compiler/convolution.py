@@ -7,7 +7,7 @@ again, to reserve exactly the memory that they use.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from itertools import product
 from math import gcd
 from typing import Self
@@ -24,6 +24,12 @@ GRADIENT_ERRORS = 524288
 GRADIENT_COPY = 65536
 DEPTHWISE_COPY = 8192
 DEPTHWISE_TAPS = 5
+WINOGRAD_WEIGHTS = 524288
+WINOGRAD_BLOCK = 393216
+WINOGRAD_COPY = 16384
+WINOGRAD_FLOATS = 1500000
+WINOGRAD_APART = 16
+WINOGRAD_TILES = 40
 
 
 @dataclass(frozen=True)
@@ -83,15 +89,25 @@ class Conv2d:
         """Every channel is convolved on its own, by kernels without matrices."""
         return self.groups == self.channels and self.groups > 1
 
+    @property
+    def filtered(self) -> tuple[bool, bool, bool]:
+        """Which of forward, input gradient and weight gradient minimal filtering does."""
+        axes = self._axes()
+        if self.depthwise:
+            return False, False, False
+        return (
+            _filtered(axes, self._sizes()) > 0,
+            self._unstrided and any(_filtered(p, self._sizes(back=True)) for p in self._phases()),
+            _filtered_gradient(axes, self._sizes()) > 0,
+        )
+
     def workspace_forward(self) -> int:
         """Floats of scratch that ``conv2d`` needs."""
         down, across = self._axes()
         if self.depthwise:
             return down.taps * across.taps + _depthwise_copies(down, across, self.channels)[1]
-        return _correlation(
-            (down, across),
-            (self.batch, self.channels // self.groups, self.outputs // self.groups),
-            rows_in_place=True,
+        return _filtered((down, across), self._sizes()) or _correlation(
+            (down, across), self._sizes(), rows_in_place=True
         )
 
     def workspace_input_gradient(self) -> int:
@@ -107,10 +123,18 @@ class Conv2d:
             spread = (down.results - 1) * _row(down, across) + across.results
             sums = depth * self.outputs // self.channels * _round_up(taps, DEPTHWISE_TAPS)
             return taps + 2 * (_round_up(spread, 4) if copies else spread) + sums + copies
-        return _weight_gradient(
-            (down, across),
-            (self.batch, self.channels // self.groups, self.outputs // self.groups),
+        return _filtered_gradient((down, across), self._sizes()) or _weight_gradient(
+            (down, across), self._sizes()
         )
+
+    @property
+    def _unstrided(self) -> bool:
+        return self.stride_x == 1 and self.stride_y == 1
+
+    def _sizes(self, *, back: bool = False) -> tuple[int, int, int]:
+        """Images, and channels and outputs of a group; on the way back these two change places."""
+        channels, outputs = self.channels // self.groups, self.outputs // self.groups
+        return (self.batch, outputs, channels) if back else (self.batch, channels, outputs)
 
     def _axes(self) -> tuple[_Axis, _Axis]:
         rows = (self.height, self.out_height, self.stride_y, self.kernel_height)
@@ -139,11 +163,9 @@ class Conv2d:
             stage = 0 if self.stride_x == 1 else down.results * across.results
             copies = _depthwise_copies(down, across, self.channels)[1]
             return 3 * down.taps * across.taps + stage + copies
-        return _correlation(
-            (down, across),
-            (self.batch, self.outputs // self.groups, self.channels // self.groups),
-            rows_in_place=self.stride_x == 1 and self.stride_y == 1,
-        )
+        sizes = self._sizes(back=True)
+        filtered = _filtered((down, across), sizes) if self._unstrided else 0
+        return filtered or _correlation((down, across), sizes, rows_in_place=self._unstrided)
 
 
 @dataclass(frozen=True)
@@ -266,6 +288,103 @@ def _weight_gradient(axes: tuple[_Axis, _Axis], sizes: tuple[int, int, int]) -> 
         + pixels  # places of results
         + together * depth * plane
     )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """``struct winograd_source``: how the tiles of 2 x 2 results are cut into blocks."""
+
+    images: int
+    rows: int
+    columns: int
+    blocks: int
+    copy: int
+
+    @classmethod
+    def of(cls, axes: tuple[_Axis, _Axis], images: int, channels: int, aim: int) -> Self:
+        down, across = (replace(a, results=_round_up(a.results, 2)) for a in axes)
+        all_rows, columns = down.results // 2, across.results // 2
+        rows, together = _blocks(images, all_rows, columns, max(8, aim))
+        copy = together * _plane(down, across, 2 * rows)
+        depth = min(channels, max(8, WINOGRAD_COPY // copy & ~7)) if copy else 0
+        blocks = _quotient_up(images, together) * _quotient_up(all_rows, rows)
+        return cls(together, rows, columns, blocks, depth * copy)
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of a block."""
+        return self.images * self.rows * self.columns
+
+
+def _filters(axes: tuple[_Axis, _Axis]) -> bool:
+    down, across = axes
+    return down.taps == across.taps in (3, 5) and all(
+        a.step == 1 and abs(a.offset_step) == 1 for a in axes
+    )
+
+
+def _points(axes: tuple[_Axis, _Axis]) -> int:
+    """Products for a tile: the square of ``winograd_points``."""
+    return 16 if axes[0].taps == 3 else 49
+
+
+def _filtered(axes: tuple[_Axis, _Axis], sizes: tuple[int, int, int]) -> int:
+    """``winograd_plan(...).floats``; 0 where ``winograd_pays`` says no."""
+    if not _filters(axes):
+        return 0
+    (down, across), (images, channels, outputs), points = axes, sizes, _points(axes)
+    parts = _quotient_up(points * _round_up(outputs, 4) * channels, WINOGRAD_WEIGHTS)
+    part = _round_up(_quotient_up(_round_up(outputs, 4), parts), 4)
+    aim = WINOGRAD_BLOCK // (points * (channels + part)) & ~7
+    source = _Source.of(axes, images, channels, aim)
+    filled = _round_up(source.tiles, 8)
+    floats = (
+        points * (part * channels + WINOGRAD_APART)
+        + filled // 8 * points * (8 * channels + WINOGRAD_APART)
+        + points * (part * filled + WINOGRAD_APART)
+        + source.tiles  # places
+        + source.copy
+    )
+    tiles = images * _quotient_up(down.results, 2) * source.columns
+    times = 1 if source.blocks == 1 else _quotient_up(outputs, part)
+    results, taps = images * down.results * across.results, down.taps * across.taps
+    plain = taps * channels * (outputs * results + 4 * tiles) + 20 * outputs * tiles
+    here = points * (
+        channels * (outputs * (source.blocks * filled + 5) + 5 * times * tiles)
+        + 7 * outputs * tiles
+    )
+    return floats if floats <= WINOGRAD_FLOATS and 10 * plain > 11 * here else 0
+
+
+def _filtered_gradient(axes: tuple[_Axis, _Axis], sizes: tuple[int, int, int]) -> int:
+    """``winograd_gradient_plan(...).floats``; 0 where ``winograd_gradient_pays`` says no."""
+    if not _filters(axes):
+        return 0
+    (down, across), (images, channels, outputs), points = axes, sizes, _points(axes)
+    filled = _round_up(channels, 8)
+    parts = _quotient_up(points * _round_up(outputs, 4) * filled, WINOGRAD_WEIGHTS)
+    part = _round_up(_quotient_up(_round_up(outputs, 4), parts), 4)
+    aim = min(WINOGRAD_BLOCK // (points * (filled + part)), WINOGRAD_TILES)
+    seen = _Source.of(axes, images, channels, aim)
+    down_errors, across_errors = (
+        _Axis(a.results, a.results, 1, 1, offset=0, offset_step=1) for a in axes
+    )
+    errors = _Source.of((down_errors, across_errors), images, outputs, aim)
+    floats = (
+        points * (part * filled + (part + filled) * seen.tiles + 3 * WINOGRAD_APART)
+        + 2 * seen.tiles  # places
+        + errors.copy
+        + seen.copy
+    )
+    tiles = images * _quotient_up(down.results, 2) * seen.columns
+    times = 1 if seen.blocks == 1 else _quotient_up(outputs, part)
+    taps = down.taps * across.taps
+    plain = outputs * _round_up(channels * taps, 8) * images * down.results * across.results
+    here = points * (
+        filled * outputs * (tiles + 5 * seen.blocks + 5)
+        + (4 * times * filled + 3 * outputs) * tiles
+    )
+    return floats if floats <= WINOGRAD_FLOATS and 10 * plain > 11 * here else 0
 
 
 def _blocks(images: int, rows: int, columns: int, aim: int) -> tuple[int, int]:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloister_tasks.compiler.emit import Functions, check, number
-from cloister_tasks.compiler.ir import Buffer, Program
+from cloister_tasks.compiler.expression import Buffer
+from cloister_tasks.compiler.ir import Program
 from cloister_tasks.compiler.optimizers import Setting
 from cloister_tasks.compiler.passes.roll import Step, roll
 from cloister_tasks.compiler.plan import Plan
@@ -265,7 +266,7 @@ CLOISTER_EXPORT(train) int32_t train(int32_t rows) {{
         int32_t n = min_int(batch_size, rows - at);{leftover}
         stage(at, n);
         steps++;
-        step_key = philox_key((uint64_t)seed, (uint32_t)steps);
+        step_key = philox_key((uint64_t)seed, (uint32_t)step + (uint32_t)steps);
 {scalars}
         run_train();
         add_train(n);

@@ -10,30 +10,30 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from cloister_tasks.compiler.ir import (
+from cloister_tasks.compiler.expression import (
     REGISTER,
     SIZES,
     Buffer,
-    Call,
-    Check,
     Constant,
     Div,
     Dynamic,
     Expr,
     Index,
-    Kernel,
     Load,
-    Loop,
     Position,
-    Reduction,
     Var,
     count,
     indices,
     inner_indices,
 )
+from cloister_tasks.compiler.ir import Call, Check, Kernel, Loop, Reduction
 
 LANES = 8
 """Partial sums of a reduction: as many as keep the adders busy; part of what results mean."""
+
+
+WIDE = 4
+"""Vectors an elementwise loop works on in one turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,13 +227,19 @@ class _Writer:
                 live[at] = e
                 live[at + 1 :] = live[at + 2 :]
 
-    def loops(self, dims: Iterable[int], sizes: Sequence[int]) -> tuple[str, str]:
-        """Nested loops over some variables, and what closes them."""
+    def loops(self, dims: Iterable[int], sizes: Sequence[int], wide: int = 0) -> tuple[str, str]:
+        """Nested loops over some variables, and what closes them.
+
+        `wide`: vectors the innermost one works on between two jumps backwards, where the host
+        looks whether time is up.
+        """
         heads = [
             f"for (int i{d} = 0; i{d} < {sizes[d]}; i{d}++) {{"
             for d in dims
             if d not in self._dropped and sizes[d] > 1
         ]
+        if heads and wide:
+            heads[-1] = f'_Pragma("clang loop interleave_count({wide})") {heads[-1]}'
         return " ".join(heads), " }" * len(heads)
 
     def loop(self, kernel: Loop) -> str:
@@ -242,7 +248,7 @@ class _Writer:
         for store in kernel.stores:
             used += [store.index, *inner_indices(store.index), *indices(store.value)]
         self.merge(kernel.domain, used, frozenset())
-        head, close = self.loops(range(len(kernel.domain)), self._sizes)
+        head, close = self.loops(range(len(kernel.domain)), self._sizes, WIDE)
         lines = []
         for number, store in enumerate(kernel.stores):
             sign = "+=" if store.accumulate else "="
@@ -269,11 +275,9 @@ class _Writer:
         if kernel.kind in ("argmax", "argmin"):
             return self._arg(kernel, keep)
         fold = _FOLDS[kernel.kind]
-        kind = (
-            "double"
-            if kernel.target.ctype == "float" and kernel.kind in ("sum", "prod")
-            else kernel.target.ctype
-        )
+        kind: str = kernel.target.ctype
+        if kernel.kind in ("sum", "prod"):  # integers wrap around, as torch's do
+            kind = {"float": "double", "int32_t": "uint32_t"}.get(kind, kind)
         fast = self._fastest(kernel, dims)
         if fast in over and self._sizes[fast] >= 2 * LANES:
             return self._lanes_inside(kernel, keep, over, fast, kind, fold)
@@ -315,7 +319,8 @@ class _Writer:
         step = fold[1].format("s[l]", value)
         lines = [
             f"{head} {kind} s[{LANES}]; for (int l = 0; l < {LANES}; l++) s[l] = {start};",
-            f"{outer} for (int b = 0; b < {whole}; b += {LANES})"
+            f'{outer} _Pragma("clang loop unroll_count({WIDE})")'
+            f" for (int b = 0; b < {whole}; b += {LANES})"
             f" for (int l = 0; l < {LANES}; l++) {{ int i{fast} = b + l; {step} }}",
         ]
         if whole < size:

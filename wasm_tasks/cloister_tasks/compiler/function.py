@@ -24,7 +24,8 @@ from cloister_tasks.compiler.driver import _body as body
 from cloister_tasks.compiler.driver import _checks as checks
 from cloister_tasks.compiler.driver import _constant as constant
 from cloister_tasks.compiler.emit import Functions
-from cloister_tasks.compiler.ir import SIZES, Buffer, Program
+from cloister_tasks.compiler.expression import SIZES, Buffer
+from cloister_tasks.compiler.ir import Program
 from cloister_tasks.compiler.lower import CTYPES, Lowering
 from cloister_tasks.compiler.passes import pipeline
 from cloister_tasks.compiler.plan import Plan, plan

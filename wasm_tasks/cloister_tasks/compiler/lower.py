@@ -13,22 +13,18 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch.fx import Graph, Node
 
-from cloister_tasks.compiler.ir import (
+from cloister_tasks.compiler.expression import (
     Buffer,
-    Check,
     CType,
     Index,
-    Kernel,
     Load,
-    Loop,
-    Program,
-    Store,
     contiguous,
     count,
     flatten,
     loads,
     variables,
 )
+from cloister_tasks.compiler.ir import Check, Kernel, Loop, Program, Store
 from cloister_tasks.compiler.unsupported import Unsupported
 from cloister_tasks.compiler.value import Value
 

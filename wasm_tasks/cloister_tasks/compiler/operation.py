@@ -63,14 +63,18 @@ def compile_operator(
     try:
         (result,) = run(*tensors)
     except (RuntimeError, IndexError, TypeError, ValueError, NotImplementedError) as error:
-        raise BuildError(f"{name}: {str(error).splitlines()[0]}") from error
+        raise BuildError(f"{name}: {_first_line(error)}") from error
     if result.numel() > MOST_ELEMENTS:
         raise BuildError(f"{name}: the result would have more than {MOST_ELEMENTS:,} elements")
     if not result.numel() or not all(math.prod(t.shape) for t in tensors):
         raise BuildError(f"{name}: nothing to compute without elements")
-    return function_module(
-        run, *(torch.empty_like(t, device="cpu") for t in tensors), variant=variant
-    )
+    try:
+        examples = [torch.empty_like(t, device="cpu") for t in tensors]
+        return function_module(run, *examples, variant=variant)
+    except BuildError as error:
+        if error.__cause__ is None:
+            raise
+        raise BuildError(f"{name}: {_first_line(error.__cause__)}") from error
 
 
 def find(name: str) -> Operator:
@@ -96,3 +100,7 @@ def _check_arguments(operator: Operator, given: int, attributes: Mapping[str, An
     for key, default in operator.attributes.items():
         if default is Parameter.empty and key not in attributes:
             raise BuildError(f"{name} needs the attribute {key}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

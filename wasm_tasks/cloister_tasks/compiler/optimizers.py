@@ -171,4 +171,4 @@ def rule(optimizer: torch.optim.Optimizer) -> Rule:
     given = {name: options[name] for name in _READ[kind]}
     if kind is torch.optim.SGD:
         return SGD(**given)
-    return Adam(**given, decoupled=kind is torch.optim.AdamW)
+    return Adam(**given, decoupled=options["decoupled_weight_decay"])

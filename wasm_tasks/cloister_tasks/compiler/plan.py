@@ -8,11 +8,13 @@ result is taken.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from cloister_tasks.compiler.ir import Buffer, Call, Program
+from cloister_tasks.compiler.expression import Buffer
+from cloister_tasks.compiler.ir import Call, Program
 
 ALIGNMENT = 16
 """Bytes; every buffer begins at a multiple, as vector loads like it."""
@@ -53,10 +55,10 @@ class Plan:
 
 Layout: TypeAlias = tuple[list[tuple[Lifetime, int]], int]
 """Offsets, and the first byte behind all of them."""
-ATTEMPTS = 40
-"""Placements tried beyond the first ones while the layout is larger than the lower bound."""
-MOST_IMPROVED = 1000
-"""Buffers of a program up to which that is worth the time."""
+PLACEMENTS = 20_000
+"""Buffers placed in all while looking for a layout closer to the lower bound."""
+MOVED = 40
+"""Of the largest buffers, how many are moved."""
 
 
 def plan(program: Program) -> Plan:
@@ -120,19 +122,19 @@ def _place(order: Sequence[Lifetime]) -> Layout:
 
 
 def _improve(best: Layout, order: list[Lifetime], least: int) -> Layout:
-    """Place what sticks out at the top earlier, as long as that helps."""
-    order = list(order)
-    for _ in range(ATTEMPTS if len(order) <= MOST_IMPROVED else 0):
-        placed, top = _place(order)
-        if top < best[1]:
-            best = (placed, top)
+    """Climb from an order of placement to better ones by moving one of the largest buffers."""
+    draw = random.Random(0)  # noqa: S311 - the same layout every time
+    current = _place(order)
+    reach = min(len(order), MOVED)
+    for _ in range(PLACEMENTS // max(len(order), 1)):
         if best[1] <= least:
             break
-        highest = max(placed, key=lambda p: p[1] + p[0].nbytes)[0]
-        at = order.index(highest)
-        if at == 0:
-            break
-        order.insert(at // 2, order.pop(at))
+        changed = list(order)
+        changed.insert(draw.randrange(reach), changed.pop(draw.randrange(reach)))
+        layout = _place(changed)
+        if layout[1] <= current[1]:
+            order, current = changed, layout
+        best = min(best, layout, key=lambda one: one[1])
     return best
 
 

@@ -16,7 +16,6 @@ INSTEAD = {
     "unique": "an embedding or a one-hot comparison over all values",
     "bincount": "a one-hot comparison and a sum",
     "histc": "comparisons and sums",
-    "cumprod": "exp of a cumsum of logarithms",
     "multinomial": "the Gumbel trick: argmax of logits minus log(-log(torch.rand_like(logits)))",
     "grid_sampler_2d": "a fixed interpolation, by indexing with constant tensors",
     "_fft_r2c": "a product with a constant matrix of cosines and sines",
@@ -28,7 +27,6 @@ INSTEAD = {
     "_embedding_bag": "nn.Embedding and a sum or mean over the dimension of the bag",
     "convolution": "convolutions over one or two dimensions",
     "max_pool3d_with_indices": "pooling over two dimensions",
-    "adaptive_max_pool2d": "amax over the last two dimensions, or max_pool2d with a fixed window",
 }
 """What to use in place of operators that people ask for and the compiler does not know."""
 

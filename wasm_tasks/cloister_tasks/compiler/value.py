@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from cloister_tasks.compiler.ir import (
+from cloister_tasks.compiler.expression import (
     Apply,
     Buffer,
     Constant,

@@ -9,7 +9,7 @@
 
 #include "correlation.h"
 #include "depthwise.h"
-#include "weight_gradient.h"
+#include "winograd_weight_gradient.h"
 
 /* Called when y[at .. at + count) is final. */
 typedef void conv_finish(int at, int count);
@@ -50,6 +50,19 @@ INLINE struct correlation conv2d_gradient_correlation(const struct conv2d *s, in
     };
 }
 
+/* Call `finish` for the results of these images, outputs and rows. */
+INLINE void conv2d_finish(const struct conv2d *s, int image, int images, int output, int outputs,
+                          int row, int rows, conv_finish *finish) {
+    int plane = s->out_height * s->out_width;
+    if (!finish) return;
+    if (rows == s->out_height)
+        for (int n = image; n < image + images; n++)
+            finish((n * s->outputs + output) * plane, outputs * plane);
+    else
+        for (int o = output; o < output + outputs; o++)
+            finish((image * s->outputs + o) * plane + row * s->out_width, rows * s->out_width);
+}
+
 /* y[batch][outputs][out_height][out_width] = bias + convolution of x with w. `bias` may be NULL,
  * and so may `finish`, which is called for every result once. */
 INLINE void conv2d(const struct conv2d s, const float *x, const float *w, const float *bias,
@@ -66,22 +79,33 @@ INLINE void conv2d(const struct conv2d s, const float *x, const float *w, const 
         return;
     }
     const struct correlation c = conv2d_correlation(&s);
-    const struct correlation_plan p = correlation_plan(&c);
-    for (int output = 0; output < s.outputs; output += c.outputs)
+    const int filtered = winograd_pays(&c);
+    for (int g = 0; g < s.outputs; g += c.outputs) {
+        const float *from = x + g / c.outputs * c.channels * s.height * s.width;
+        const float *weights = w + g * c.weight_output, *start = bias ? bias + g : 0;
+        float *to = y + g * plane;
+        if (filtered) {
+            const struct winograd_plan p = winograd_plan(&c);
+            int images = p.source.images, rows = p.source.rows;
+            for (int o = 0; o < c.outputs; o += p.outputs)
+                for (int n = 0; n < s.batch; n += images)
+                    for (int r = 0; 2 * r < s.out_height; r += rows) {
+                        winograd_block(s.kernel_height, &c, &p, o, n, r, from, weights, start, to,
+                                       work);
+                        conv2d_finish(&s, n, min_int(images, s.batch - n), g + o,
+                                      min_int(p.outputs, c.outputs - o), 2 * r,
+                                      min_int(2 * rows, s.out_height - 2 * r), finish);
+                    }
+            continue;
+        }
+        const struct correlation_plan p = correlation_plan(&c);
         for (int n = 0; n < s.batch; n += p.images)
             for (int r = 0; r < s.out_height; r += p.rows) {
-                const float *from = x + output / c.outputs * c.channels * s.height * s.width;
-                correlation_block(&c, &p, n, r, from, w + output * c.weight_output,
-                                  bias ? bias + output : 0, y + output * plane, work);
-                if (!finish) continue;
-                if (p.rows == s.out_height)
-                    for (int i = n; i < min_int(n + p.images, s.batch); i++)
-                        finish((i * s.outputs + output) * plane, c.outputs * plane);
-                else
-                    for (int o = output; o < output + c.outputs; o++)
-                        finish((n * s.outputs + o) * plane + r * s.out_width,
-                               min_int(p.rows, s.out_height - r) * s.out_width);
+                correlation_block(&c, &p, n, r, from, weights, start, to, work);
+                conv2d_finish(&s, n, min_int(p.images, s.batch - n), g, c.outputs, r,
+                              min_int(p.rows, s.out_height - r), finish);
             }
+    }
 }
 
 /* The inputs with these remainders modulo the stride. */
@@ -119,16 +143,21 @@ NOINLINE void conv2d_input_gradient_of(const struct conv2d *s, const float *dy, 
 /* dx[batch][channels][height][width] = the gradient with respect to the inputs. */
 INLINE void conv2d_input_gradient(const struct conv2d s, const float *dy, const float *w, float *dx,
                                   float *work) {
+    if (s.stride_y == 1 && s.stride_x == 1) {
+        const struct correlation c = conv2d_gradient_correlation(&s, 0, 0);
+        if (winograd_pays(&c)) {
+            for (int g = 0; g < s.groups; g++)
+                winograd(s.kernel_height, &c, dy + g * c.channels * s.out_height * s.out_width,
+                         w + g * c.channels * c.weight_channel, dx + g * c.outputs * c.to.plane,
+                         work);
+            return;
+        }
+    }
     conv2d_input_gradient_of(&s, dy, w, dx, work);
 }
 
-NOINLINE void conv2d_weight_gradient_of(const struct conv2d *s, const float *dy, const float *x,
-                                        float alpha, const float *init, float *dw, float *work) {
-    if (conv2d_depthwise(s)) {
-        depthwise_weight_gradient(s, dy, x, alpha, init, dw, work);
-        return;
-    }
-    const struct weight_gradient g = {
+INLINE struct weight_gradient conv2d_gradient(const struct conv2d *s) {
+    return (struct weight_gradient){
         .y = conv2d_y(s),
         .x = conv2d_x(s),
         .images = s->batch,
@@ -137,6 +166,15 @@ NOINLINE void conv2d_weight_gradient_of(const struct conv2d *s, const float *dy,
         .image = s->channels * s->height * s->width,
         .error_image = s->outputs * s->out_height * s->out_width,
     };
+}
+
+NOINLINE void conv2d_weight_gradient_of(const struct conv2d *s, const float *dy, const float *x,
+                                        float alpha, const float *init, float *dw, float *work) {
+    if (conv2d_depthwise(s)) {
+        depthwise_weight_gradient(s, dy, x, alpha, init, dw, work);
+        return;
+    }
+    const struct weight_gradient g = conv2d_gradient(s);
     int weights = g.outputs * g.channels * s->kernel_height * s->kernel_width;
     for (int i = 0; i < s->groups; i++)
         weight_gradient(&g, dy + i * g.outputs * s->out_height * s->out_width,
@@ -148,6 +186,16 @@ NOINLINE void conv2d_weight_gradient_of(const struct conv2d *s, const float *dy,
  * respect to the weights; `init` may be NULL, which means 0, or dw itself. */
 INLINE void conv2d_weight_gradient(const struct conv2d s, const float *dy, const float *x,
                                    float alpha, const float *init, float *dw, float *work) {
+    const struct weight_gradient g = conv2d_gradient(&s);
+    if (!conv2d_depthwise(&s) && winograd_gradient_pays(&g)) {
+        int weights = g.outputs * g.channels * s.kernel_height * s.kernel_width;
+        for (int i = 0; i < s.groups; i++)
+            winograd_weight_gradient(
+                s.kernel_height, &g, dy + i * g.outputs * s.out_height * s.out_width,
+                x + i * g.channels * s.height * s.width, alpha, init ? init + i * weights : 0,
+                dw + i * weights, work);
+        return;
+    }
     conv2d_weight_gradient_of(&s, dy, x, alpha, init, dw, work);
 }
 

@@ -1,9 +1,8 @@
 /* LSTM and GRU layers over all time steps, forward and backward, as PyTorch defines them.
  *
  * Steps are the outermost dimension: x [steps][batch][...]. `x` holds what the inputs contribute to
- * the gates (one large product beforehand); `weight` is what the state contributes, [gates][hidden]
- * in the backward pass and transposed, [hidden][gates], in the forward pass, so that both products
- * read it row by row. Gradients by weights and inputs are large products afterwards.
+ * the gates (one large product beforehand); `weight`, [gates][hidden], is by what the state does. It
+ * is packed once for all steps. Gradients by weights and inputs are large products afterwards.
  *
  * S. Hochreiter and J. Schmidhuber, "Long short-term memory", 1997; K. Cho et al., "Learning phrase
  * representations using RNN encoder-decoder", 2014 (the variant that resets after the product).
@@ -13,6 +12,35 @@
 
 #include "exponential.h"
 #include "matmul.h"
+
+/* out [batch][n] = init + x [batch][k] weight, where `panels` holds the weight as `tile.h` takes it
+ * and init (NULL: 0) has rows init_row apart. `rows` is scratch: batch, rounded up to 4, times k. */
+NOINLINE void recurrent_product(int batch, int n, int k, const float *x, const float *panels,
+                                const float *init, int init_row, float *out, float *rows) {
+    pack_lines(TILE_ROWS, batch, k, 1, x, k, rows);
+    if (!init) init_row = 0;
+    int whole = batch / TILE_ROWS, done = whole * TILE_ROWS;
+    for (int j = 0; j < n; j += TILE_COLUMNS, panels += TILE_COLUMNS * k) {
+        int columns = min_int(TILE_COLUMNS, n - j);
+        const float *from = init ? init + j : tile_zero;
+        if (whole && columns == TILE_COLUMNS)
+            tile_column(whole, k, rows, panels, from, init_row, out + j, n);
+        for (int i = columns == TILE_COLUMNS ? done : 0; i < batch; i += TILE_ROWS)
+            tile(k, rows + i * k, panels, from + i * init_row, init_row, 1, out + i * n + j, n,
+                 min_int(TILE_ROWS, batch - i), columns);
+    }
+}
+
+/* The weight [gates][hidden] in panels for the way forward, and for the way back; what follows the
+ * panels is scratch for `recurrent_product`. */
+INLINE float *recurrent_forward_panels(int gates, int hidden, const float *weight, float *panels) {
+    pack_lines(TILE_COLUMNS, gates, hidden, 1, weight, hidden, panels);
+    return panels + (gates + 7) / 8 * 8 * hidden;
+}
+INLINE float *recurrent_backward_panels(int gates, int hidden, const float *weight, float *panels) {
+    pack_across(TILE_COLUMNS, hidden, gates, 1, weight, hidden, panels);
+    return panels + (hidden + 7) / 8 * 8 * gates;
+}
 
 /* One step of an LSTM: gates [4 hidden] (input, forget, cell, output) of one row, before their
  * functions when it begins and after when it ends. */
@@ -31,9 +59,9 @@ INLINE void lstm_forward(int steps, int batch, int hidden, const float *x, const
                          const float *cell, const float *weight, float *states, float *cells,
                          float *gates, float *work) {
     int row = batch * hidden;
+    float *rows = recurrent_forward_panels(4 * hidden, hidden, weight, work);
     for (int t = 0; t < steps; t++) {
-        matmul(batch, 4 * hidden, hidden, 1, state, hidden, 1, weight, 4 * hidden, 1, x, 4 * hidden,
-               1, gates, 4 * hidden, work, 0);
+        recurrent_product(batch, 4 * hidden, hidden, state, work, x, 4 * hidden, gates, rows);
         for (int b = 0; b < batch; b++)
             lstm_cell(hidden, gates + 4 * b * hidden, cell + b * hidden, cells + b * hidden,
                       states + b * hidden);
@@ -71,6 +99,7 @@ INLINE void lstm_backward(int steps, int batch, int hidden, const float *dstates
                           const float *weight, float *dgates, float *dstate, float *dcell,
                           float *work) {
     int row = batch * hidden;
+    float *rows = recurrent_backward_panels(4 * hidden, hidden, weight, work);
     for (int i = 0; i < row; i++) dstate[i] = dstates[(steps - 1) * row + i];
     for (int t = steps - 1; t >= 0; t--) {
         const float *before = t ? cells + (t - 1) * row : first_cell;
@@ -78,8 +107,9 @@ INLINE void lstm_backward(int steps, int batch, int hidden, const float *dstates
             lstm_cell_gradient(hidden, gates + 4 * (t * row + b * hidden), before + b * hidden,
                                cells + t * row + b * hidden, dstate + b * hidden,
                                dcell + b * hidden, dgates + 4 * (t * row + b * hidden));
-        matmul(batch, hidden, 4 * hidden, 1, dgates + 4 * t * row, 4 * hidden, 1, weight, hidden, 1,
-               t ? dstates + (t - 1) * row : 0, hidden, 1, dstate, hidden, work, 0);
+        /* The gradient from outside joins here; before the first step there is none. */
+        recurrent_product(batch, hidden, 4 * hidden, dgates + 4 * t * row, work,
+                          t ? dstates + (t - 1) * row : 0, hidden, dstate, rows);
     }
 }
 
@@ -100,9 +130,9 @@ INLINE void gru_forward(int steps, int batch, int hidden, const float *x, const 
                         const float *weight, const float *bias, float *states, float *gates,
                         float *inner, float *work) {
     int row = batch * hidden;
+    float *rows = recurrent_forward_panels(3 * hidden, hidden, weight, work);
     for (int t = 0; t < steps; t++) {
-        matmul(batch, 3 * hidden, hidden, 1, state, hidden, 1, weight, 3 * hidden, 1, bias, 0, 1,
-               inner, 3 * hidden, work, 0);
+        recurrent_product(batch, 3 * hidden, hidden, state, work, bias, 0, inner, rows);
         for (int b = 0; b < batch; b++)
             gru_cell(hidden, x + 3 * b * hidden, inner + 3 * b * hidden, state + b * hidden,
                      gates + 3 * b * hidden, states + b * hidden);
@@ -138,6 +168,7 @@ INLINE void gru_backward(int steps, int batch, int hidden, const float *dstates,
                          const float *first, const float *weight, float *dx, float *dinner,
                          float *dstate, float *work) {
     int row = batch * hidden;
+    float *rows = recurrent_backward_panels(3 * hidden, hidden, weight, work);
     for (int i = 0; i < row; i++) dstate[i] = 0;
     for (int t = steps - 1; t >= 0; t--) {
         const float *before = t ? states + (t - 1) * row : first;
@@ -147,8 +178,8 @@ INLINE void gru_backward(int steps, int batch, int hidden, const float *dstates,
                               inner + 3 * (t * row + b * hidden), before + b * hidden,
                               dstate + b * hidden, dx + 3 * (t * row + b * hidden),
                               dinner + 3 * (t * row + b * hidden));
-        matmul(batch, hidden, 3 * hidden, 1, dinner + 3 * t * row, 3 * hidden, 1, weight, hidden, 1,
-               dstate, hidden, 1, dstate, hidden, work, 0);
+        recurrent_product(batch, hidden, 3 * hidden, dinner + 3 * t * row, work, dstate, hidden,
+                          dstate, rows);
     }
 }
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from cloister_tasks.compiler.ir import Apply, Constant, Expr, Position, flatten
+from cloister_tasks.compiler.expression import Apply, Constant, Expr, Position, flatten
 from cloister_tasks.compiler.lower import Lowering, ctype_of, lowers, shape_of
 from cloister_tasks.compiler.unsupported import Unsupported
 from cloister_tasks.compiler.value import Point, Value, cast

@@ -13,18 +13,17 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from cloister_tasks.compiler.ir import (
+from cloister_tasks.compiler.expression import (
     Apply,
     Constant,
     CType,
     Dynamic,
     Expr,
     Index,
-    Loop,
     Position,
-    Store,
     variables,
 )
+from cloister_tasks.compiler.ir import Loop, Store
 from cloister_tasks.compiler.lower import Lowering, lowers, shape_of
 from cloister_tasks.compiler.operators.pointwise import SELECT
 from cloister_tasks.compiler.operators.views import write

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from cloister_tasks.compiler.ir import Apply, Constant, CType, Expr
+from cloister_tasks.compiler.expression import Apply, Constant, CType, Expr
 from cloister_tasks.compiler.lower import CTYPES, Lowering, ctype_of, lowers, shape_of
 from cloister_tasks.compiler.unsupported import Unsupported
 from cloister_tasks.compiler.value import Point, Value, cast

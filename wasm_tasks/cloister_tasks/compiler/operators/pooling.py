@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from cloister_tasks.compiler.ir import Buffer, Call, Operand, count
+from cloister_tasks.compiler.expression import Buffer, count
+from cloister_tasks.compiler.ir import Call, Operand
 from cloister_tasks.compiler.lower import Lowering, lowers, shape_of
 from cloister_tasks.compiler.pooling import Pool2d
+from cloister_tasks.compiler.unsupported import Unsupported
 from cloister_tasks.compiler.value import Value
 
 aten = torch.ops.aten
@@ -76,6 +78,8 @@ def max_pool(
     ceil_mode: bool = False,
 ) -> list[Value]:
     """Largest elements of windows, and where they are in their plane."""
+    if x.ctype != "float":
+        raise Unsupported(node, "pooling of integers; convert them to float32 first")
     out = tuple(node.meta["val"][0].shape)
     shape = _pool(x.shape, out, kernel, stride, padding, dilation)
     best, where = lowering.buffer(count(out), "float"), lowering.buffer(count(out), "int32_t")

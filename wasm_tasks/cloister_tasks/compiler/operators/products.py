@@ -10,7 +10,8 @@ import torch
 from torch.fx import Node
 
 from cloister_tasks.compiler.convolution import Conv2d
-from cloister_tasks.compiler.ir import Apply, Buffer, Call, Constant, Expr, Operand
+from cloister_tasks.compiler.expression import Apply, Buffer, Constant, Expr
+from cloister_tasks.compiler.ir import Call, Operand
 from cloister_tasks.compiler.lower import Lowering, lowers, shape_of
 from cloister_tasks.compiler.matmul import workspace
 from cloister_tasks.compiler.operators.reductions import Typed, reduce

@@ -8,10 +8,14 @@ from torch.fx import Node
 import cloister_tasks.compiler.recurrent  # noqa: F401 - defines the operators
 from cloister_tasks.compiler.ir import Call, Operand
 from cloister_tasks.compiler.lower import Lowering, lowers
-from cloister_tasks.compiler.matmul import workspace
 from cloister_tasks.compiler.value import Value
 
 ops = torch.ops.cloister
+
+
+def _panels(batch: int, columns: int, depth: int) -> int:
+    """Floats of a packed weight, and of a step's rows beside it."""
+    return -(-columns // 8) * 8 * depth + -(-batch // 4) * 4 * depth
 
 
 def _emit(
@@ -51,8 +55,8 @@ def lstm(
 ) -> list[Value]:
     """States, cells and gates of all steps."""
     steps, batch, gates = x.shape
-    inputs = {"x": x, "state": state, "cell": cell, "weight": weight.permute([1, 0])}
-    sizes, work = (steps, batch, gates // 4), workspace(batch, gates, gates // 4)
+    inputs = {"x": x, "state": state, "cell": cell, "weight": weight}
+    sizes, work = (steps, batch, gates // 4), _panels(batch, gates, gates // 4)
     return _emit(lowering, node, "lstm_forward", sizes, inputs, ("states", "cells", "gates"), work)
 
 
@@ -75,7 +79,7 @@ def lstm_backward(
     copy = f"for (int i = 0; i < {batch * hidden}; i++) {{dcell}}[i] = {{last}}[i]; "
     given = {key: value for key, value in inputs.items() if key != "last"}
     outputs = ("dgates", "dstate", "dcell")
-    work = workspace(batch, hidden, width)
+    work = _panels(batch, hidden, width)
     results = _emit(
         lowering, node, "lstm_backward", (steps, batch, hidden), given, outputs, work, copy
     )
@@ -96,8 +100,8 @@ def gru(
 ) -> list[Value]:
     """States, gates and the state's part of the gates for all steps."""
     steps, batch, gates = x.shape
-    inputs = {"x": x, "state": state, "weight": weight.permute([1, 0]), "bias": bias}
-    sizes, work = (steps, batch, gates // 3), workspace(batch, gates, gates // 3)
+    inputs = {"x": x, "state": state, "weight": weight, "bias": bias}
+    sizes, work = (steps, batch, gates // 3), _panels(batch, gates, gates // 3)
     return _emit(lowering, node, "gru_forward", sizes, inputs, ("states", "gates", "inner"), work)
 
 
@@ -123,6 +127,6 @@ def gru_backward(
         "first": first,
         "weight": weight,
     }
-    work = workspace(batch, hidden, width)
+    work = _panels(batch, hidden, width)
     outputs = ("dx", "dinner", "dstate")
     return _emit(lowering, node, "gru_backward", (steps, batch, hidden), inputs, outputs, work)

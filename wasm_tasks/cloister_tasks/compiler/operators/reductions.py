@@ -8,7 +8,8 @@ from typing import Any, Literal
 import torch
 from torch.fx import Node
 
-from cloister_tasks.compiler.ir import Apply, Constant, Expr, Index, Reduction, variables
+from cloister_tasks.compiler.expression import Apply, Constant, Expr, Index, variables
+from cloister_tasks.compiler.ir import Reduction
 from cloister_tasks.compiler.lower import Lowering, ctype_of, lowers, shape_of
 from cloister_tasks.compiler.operators.creation import filled
 from cloister_tasks.compiler.value import Point, Value, cast
@@ -142,7 +143,7 @@ def cumsum(lowering: Lowering, node: Node, x: Value, dim: int, **options: Any) -
     point = variables(domain)
     upto = [*point[:-1]]
     upto[dim] = point[-1]
-    from cloister_tasks.compiler.ir import Position
+    from cloister_tasks.compiler.expression import Position
 
     value = Apply(
         "({0} <= {1} ? {2} : 0)",

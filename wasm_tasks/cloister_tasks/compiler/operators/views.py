@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from cloister_tasks.compiler.ir import Apply, Constant, Expr, Index, Loop, Store, flatten, variables
+from cloister_tasks.compiler.expression import Apply, Constant, Expr, Index, flatten, variables
+from cloister_tasks.compiler.ir import Loop, Store
 from cloister_tasks.compiler.lower import Lowering, lowers, shape_of
 from cloister_tasks.compiler.unsupported import Unsupported
 from cloister_tasks.compiler.value import Point, Value

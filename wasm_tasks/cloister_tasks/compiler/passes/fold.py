@@ -11,23 +11,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cloister_tasks.compiler.ir import (
+from cloister_tasks.compiler.expression import (
     Apply,
     Buffer,
-    Call,
     Constant,
     Expr,
     Index,
-    Kernel,
     Load,
-    Loop,
-    Operand,
-    Program,
-    Store,
     count,
     flatten,
     variables,
 )
+from cloister_tasks.compiler.ir import Call, Kernel, Loop, Operand, Program, Store
 from cloister_tasks.compiler.operators.products import Base, Product, Scale
 
 
@@ -163,18 +158,27 @@ def _into_scatter(
         return False
     if zero.stores[0].buffer is not found.term or store.buffer is not found.term:
         return False
-    if max(places) > number or found.target in set(scatter.reads()):
-        return False
-    operands = set(scatter.reads()) - {found.term}
-    if any(_writes(kernels[n], operands) for n in range(max(places) + 1, number)):
+    if max(places) > number:
         return False
     value = store.value
+    operands = set(scatter.reads()) - {found.term}
+    late = any(_writes(kernels[n], operands) for n in range(max(places) + 1, number))
+    first: Loop | None = None
+    if late or found.target in operands:
+        # Its inputs will have changed by then: keep what is to be added, which is little.
+        if 2 * count(scatter.domain) > found.term.size:
+            return False
+        place = flatten(variables(scatter.domain), scatter.domain)
+        rows = Buffer(f"{found.term.name}_rows", found.term.ctype, count(scatter.domain))
+        first = Loop(scatter.domain, [Store(rows, place, value)], scatter.origin)
+        value = Load(rows, place)
     factors: list[Expr] = [Constant(found.scale.number, "float")]
     factors += [Load(o.buffer, Index((), o.offset)) for o in found.scale.factors]
     for factor in factors:
         value = Apply("({0} * {1})", (factor, value), "float")
     for n in places:
         kernels[n] = None
+    kernels[max(places)] = first
     kernels[number] = Loop(
         scatter.domain, [Store(found.target, store.index, value, True)], scatter.origin
     )

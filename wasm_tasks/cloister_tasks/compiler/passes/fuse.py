@@ -9,14 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cloister_tasks.compiler.ir import (
+from cloister_tasks.compiler.expression import (
     REGISTER,
     Buffer,
     Index,
-    Kernel,
-    Loop,
-    Program,
-    Store,
     Var,
     count,
     indices,
@@ -25,6 +21,7 @@ from cloister_tasks.compiler.ir import (
     substitute,
     variables,
 )
+from cloister_tasks.compiler.ir import Kernel, Loop, Program, Store
 
 REACH = 24
 """How many kernels back a partner is looked for."""

@@ -11,10 +11,12 @@ from cloister_tasks.compiler.passes.deduplicate import deduplicate, keep_results
 from cloister_tasks.compiler.passes.fold import fold
 from cloister_tasks.compiler.passes.fuse import fuse
 from cloister_tasks.compiler.passes.gather_sums import gather_sums
+from cloister_tasks.compiler.passes.prune import prune
 from cloister_tasks.compiler.passes.reuse import reuse
 from cloister_tasks.compiler.passes.schedule import schedule
 
 PASSES: tuple[tuple[str, Callable[[Program], None]], ...] = (
+    ("pruned", prune),
     ("folded", fold),
     ("fused", fuse),
     ("scheduled", schedule),

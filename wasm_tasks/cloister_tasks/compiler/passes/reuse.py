@@ -5,7 +5,8 @@ That goes where each element is read at the very place it is written: the two bu
 
 from __future__ import annotations
 
-from cloister_tasks.compiler.ir import Buffer, Call, Kernel, Loop, Operand, Program, loads
+from cloister_tasks.compiler.expression import Buffer, loads
+from cloister_tasks.compiler.ir import Call, Kernel, Loop, Operand, Program
 from cloister_tasks.compiler.operators.products import Product
 
 

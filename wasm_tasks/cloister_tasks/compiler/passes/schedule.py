@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 
-from cloister_tasks.compiler.ir import Buffer, Kernel, Program
+from cloister_tasks.compiler.expression import Buffer
+from cloister_tasks.compiler.ir import Kernel, Program
 
 
 def dependencies(kernels: Sequence[Kernel]) -> list[set[int]]:
