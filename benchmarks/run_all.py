@@ -21,7 +21,14 @@ from report import arguments
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent / "docs"
 
-PROGRAMS = ("round_latency", "simulation", "install")
+PROGRAMS = {
+    # name: file below this folder
+    "round_latency": "round_latency.py",
+    "simulation": "simulation.py",
+    "compiler": "compiler.py",
+    "tensorflow_js": "tfjs/compare.py",
+    "install": "install.py",
+}
 
 PLOTS: dict[str, tuple[str, dict[str, str], bool]] = {
     # program: (axis, {figure name: label}, logarithmic)
@@ -47,6 +54,40 @@ PLOTS: dict[str, tuple[str, dict[str, str], bool]] = {
         },
         True,
     ),
+    "tensorflow_js": (
+        "training steps per second, perceptron 784-128-10",
+        {
+            "tfjs_mlp_trainonbatch_steps_per_s": "TensorFlow.js, trainOnBatch",
+            "tfjs_mlp_minimize_steps_per_s": "TensorFlow.js, minimize",
+            "mlp_steps_per_s": "Cloister in Node",
+            "mlp_wasmtime_steps_per_s": "Cloister in wasmtime",
+        },
+        False,
+    ),
+    "compiler": (
+        "training steps per second over PyTorch's",
+        {
+            f"{model}_vs_torch": model.replace("_", " ")
+            for model in (
+                "logistic_regression",
+                "mlp",
+                "lora",
+                "matrix_factorisation",
+                "lenet5",
+                "mcmahan_cnn",
+                "gn_cnn",
+                "resnet18_gn",
+                "mobilenetv2",
+                "unet",
+                "gru",
+                "lstm",
+                "transformer",
+                "gpt",
+                "dilated_cnn",
+            )
+        },
+        False,
+    ),
     "install": (
         "megabytes installed",
         {"installed_mb": "a client in all", "wasmtime_mb": "wasmtime", "grpc_mb": "grpc"},
@@ -57,7 +98,7 @@ PLOTS: dict[str, tuple[str, dict[str, str], bool]] = {
 
 def run(program: str, *, quick: bool) -> tuple[str, dict[str, float]]:
     """Run one benchmark; returns its printed table and its figures."""
-    command = [sys.executable, str(HERE / f"{program}.py"), *(["--quick"] if quick else [])]
+    command = [sys.executable, str(HERE / PROGRAMS[program]), *(["--quick"] if quick else [])]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     *table, last = done.stdout.rstrip().splitlines()
     return "\n".join(table), json.loads(last)
@@ -97,12 +138,12 @@ def main() -> None:
     ]
     everything = {}
     for program in PROGRAMS:
-        print(f"benchmarks/{program}.py ...", file=sys.stderr, flush=True)
+        print(f"benchmarks/{PROGRAMS[program]} ...", file=sys.stderr, flush=True)
         table, figures = run(program, quick=options.quick)
         everything[program] = figures
         parts += [
             f"## {program.replace('_', ' ').capitalize()}",
-            f"`python benchmarks/{program}.py`",
+            f"`python benchmarks/{PROGRAMS[program]}`",
             f"![{PLOTS[program][0]}]({draw(program, figures)})",
             f"```text\n{table}\n```",
         ]

@@ -21,7 +21,9 @@ FLOOR = 4e-7
 """Relative error that is forgiven where PyTorch's float32 happens to make less."""
 SMALL: dict[str, dict[str, Any]] = {
     # fewer rows and steps of time than is customary, and no randomness
-    "mlp": {"batch": 5},
+    "mlp": {"batch": 3},
+    "lora": {"batch": 3},
+    "lenet5_tanh": {"batch": 3},
     "cnn_dropout": {"batch": 2, "rates": (0.0, 0.0)},
     "mcmahan_cnn": {"batch": 2},
     "gru": {"batch": 3, "time": 5},
@@ -58,8 +60,8 @@ def example_of(name: str, **options: Any) -> dict[str, Any]:
 
 @functools.cache
 def build(name: str, variant: str = "simd128") -> Any:
-    """The task of `example_of(name, smooth=True)`; it takes the rows of four batches."""
-    return compiled(example_of(name, smooth=True), variant=variant)
+    """The task of `plain(example_of(name, smooth=True))`."""
+    return compiled(plain(example_of(name, smooth=True)), variant=variant)
 
 
 def compiled(example: dict[str, Any], **options: Any) -> Any:
@@ -88,7 +90,7 @@ def plain(example: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("name", models(*PREDICTION_ONLY))
 def test_gradients(guest, name):
     example = plain(example_of(name, smooth=True))
-    machine = Machine(guest, compiled(example))
+    machine = Machine(guest, build(name))
     found = gradients(machine, example)
     exact = Twin(example)
     wanted = exact.gradients(example)
@@ -135,12 +137,11 @@ def assert_follows(
     assert machine.guest["loss"] == pytest.approx(exact.total, rel=1e-5)
 
 
-@pytest.mark.parametrize("batch", [4, 3])
+@pytest.mark.parametrize("batch", [3, 2])
 @pytest.mark.parametrize("name", ["mlp", "lora", "matrix_factorisation", "lenet5_tanh", "gpt"])
 def test_partial_batches(guest, name, batch):
-    options = {"batch": 4} | ({"time": 7} if name == "gpt" else {})
-    machine = Machine(guest, compiled(plain(example_of(name, smooth=True, **options))))
-    rows = plain(example_of(name, smooth=True, **options | {"batch": 11}))
+    machine = Machine(guest, build(name))
+    rows = plain(example_of(name, smooth=True, batch=11))
     machine.guest["batch_size"] = batch
     exact, usual = Twin(rows), Twin(rows, torch.float32)
     start = machine.state()
@@ -152,10 +153,28 @@ def test_partial_batches(guest, name, batch):
         assert machine.guest["correct"] == pytest.approx(exact.correct)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_rows_that_share_an_embedding(guest, momentum):
+    shape = {"users": 3, "items": 2, "width": 5, "batch": 8}
+    example = ZOO["matrix_factorisation"](**shape)
+    trained = example["model"].parameters()
+    example["optimizer"] = torch.optim.SGD(trained, lr=0.1, momentum=momentum)
+    machine = Machine(guest, compiled(example))
+    rows = ZOO["matrix_factorisation"](**shape | {"batch": 29}) | {
+        "optimizer": example["optimizer"]
+    }
+    exact, usual = Twin(rows), Twin(rows, torch.float32)
+    start = machine.state()
+    machine.run("train", rows)
+    exact.train(rows, 8)
+    usual.train(rows, 8)
+    assert_follows(machine, exact, usual, start)
+
+
 def test_batch_normalisation_leaves_out_a_partial_batch(guest):
     options = {"smooth": True, "batch": 4}
     machine = Machine(guest, build("mobilenetv2"))
-    rows = example_of("mobilenetv2", **options | {"batch": 11})
+    rows = plain(example_of("mobilenetv2", **options | {"batch": 11}))
     exact, usual = Twin(rows), Twin(rows, torch.float32)
     start = machine.state()
     machine.run("train", rows)
@@ -172,7 +191,7 @@ def test_batch_normalisation_leaves_out_a_partial_batch(guest):
         assert error <= 4 * distance(usual.state()[name], wanted) + FLOOR, name
 
 
-@pytest.mark.parametrize("name", ["lenet5", "gru", "gpt", "mobilenetv2", "unet", "lora"])
+@pytest.mark.parametrize("name", ["lenet5", "gru", "gpt", "unet", "lora"])
 def test_nothing_but_what_the_host_wrote_matters_after_reset(guest, name):
     """Whatever else lies in memory, arena, stack and optimizer's state included, is overwritten."""
     example = {**example_of(name, smooth=True)}
@@ -193,7 +212,7 @@ def test_nothing_but_what_the_host_wrote_matters_after_reset(guest, name):
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize("name", ["mlp", "lenet5", "transformer"])
+@pytest.mark.parametrize("name", ["mlp", "gpt"])
 def test_the_same_model_gives_the_same_module(name):
     example = example_of(name)
     state = copy.deepcopy(example["model"].state_dict())
@@ -204,7 +223,10 @@ def test_the_same_model_gives_the_same_module(name):
         assert torch.equal(value, state[key])
 
 
-@pytest.mark.parametrize("name", models(names=("mlp", "lenet5", "gru", "gpt", "mobilenetv2")))
+@pytest.mark.parametrize(
+    "name",
+    ["mlp", "lenet5", "gru", "gpt", pytest.param("mobilenetv2", marks=pytest.mark.slow)],
+)
 def test_variants(guest, name):
     example = example_of(name, smooth=True)
     results = {}
@@ -292,14 +314,14 @@ def test_frozen_parameters_stay(guest):
 @pytest.mark.parametrize("tied", [True, False])
 def test_tied_embeddings_are_one_parameter(guest, tied):
     example = plain(example_of("gpt", tied=tied))
-    machine = Machine(guest, compiled(example))
+    machine = Machine(guest, build("gpt") if tied else compiled(example))
     assert ("head.weight" in machine.manifest.buffers) == (not tied)
     found = gradients(machine, example)
     for parameter, gradient in Twin(example).gradients(example).items():
         assert distance(found[parameter], gradient) < 1e-5, parameter
 
 
-@pytest.mark.parametrize("name", ["mlp", "lenet5", "mcmahan_cnn"])
+@pytest.mark.parametrize("name", ["mlp", "lenet5"])
 def test_loss_on_real_digits(guest, name):
     """Rectified networks follow PyTorch while they learn something."""
     from sklearn.datasets import load_digits

@@ -54,8 +54,13 @@ def with_optimizer(example: dict[str, Any], optimizer: str) -> dict[str, Any]:
     return {**example, "optimizer": kind(trained, **arguments)}
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("name", ["mlp", "lenet5_tanh"])
+@pytest.mark.parametrize(
+    ("name", "optimizer"),
+    [
+        *(("mlp", optimizer) for optimizer in OPTIMIZERS),
+        *(("lenet5_tanh", optimizer) for optimizer in ("sgd", "nesterov", "adamw")),
+    ],
+)
 def test_five_steps(guest, name, optimizer):
     options = OPTIMIZERS[optimizer][2]
     example = with_optimizer(ZOO[name](batch=4, smooth=True), optimizer)

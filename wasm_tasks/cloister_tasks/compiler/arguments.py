@@ -54,7 +54,7 @@ def read_example(model: nn.Module, example: Any) -> tuple[dict[str, Tensor], Ten
         named = dict(zip(arguments, inputs, strict=False))
     else:
         named = {"features": inputs[0] if isinstance(inputs, (tuple, list)) else inputs}
-    for what, tensor in {**named, "the target": target}.items():
+    for what, tensor in {"the target": target, **named}.items():
         if not isinstance(tensor, Tensor) or tensor.ndim < 1 or not tensor.numel():
             raise BuildError(f"{what} has to be a tensor of at least one row")
         if tensor.dtype not in CTYPES:

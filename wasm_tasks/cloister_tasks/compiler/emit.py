@@ -137,7 +137,7 @@ def number(value: float | int, ctype: str) -> str:
     import numpy as np
 
     text = repr(float(np.float32(value))) if abs(value) < 3.4e38 else value.hex()
-    return f"({text}f)" if value < 0 else f"{text}f"
+    return f"({text}f)" if text.startswith("-") else f"{text}f"
 
 
 class _Writer:

@@ -124,7 +124,10 @@ class Index:
         )
         rest = Index(tuple((a, c) for a, c in self.terms if c % by), self.constant % by)
         low, high = rest.bounds()
-        if low >= 0 and high < by:
+        if low < 0:  # C rounds towards zero: divide nothing negative
+            turns = -(low // by)
+            whole, rest, high = whole + -turns, rest + turns * by, high + turns * by
+        if high < by:
             return whole
         return whole + Index.of(Div(rest, by))
 

@@ -34,8 +34,6 @@ from cloister_tasks.errors import BuildError
 from cloister_tasks.module import Module
 from cloister_tasks.toolchain import compile_c
 
-_DTYPES = {"float": np.dtype("<f4"), "int32_t": np.dtype("<i4"), "uint8_t": np.dtype("u1")}
-
 
 @dataclass(frozen=True)
 class FunctionModule:

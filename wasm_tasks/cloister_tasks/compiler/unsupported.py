@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
+import torch
 from torch.fx import Node
 
 from cloister_tasks.errors import BuildError
@@ -30,6 +32,9 @@ INSTEAD = {
 }
 """What to use in place of operators that people ask for and the compiler does not know."""
 
+_NOT_THE_USERS = (Path(torch.__file__).parent, Path(__file__).parent)
+"""Folders of code that is not the user's model."""
+
 
 class Unsupported(BuildError):
     """A model uses something the compiler has no kernel for; nothing was approximated instead."""
@@ -50,5 +55,5 @@ def place(node: Node) -> str:
     frames = [
         (header, code) for header, code in pairwise(lines) if header.lstrip().startswith("File ")
     ]
-    own = [f for f in frames if "/torch/" not in f[0] and "/cloister_tasks/compiler/" not in f[0]]
+    own = [f for f in frames if not any(f'"{folder}/' in f[0] for folder in _NOT_THE_USERS)]
     return "\n".join(own[-1]) if own else ""
