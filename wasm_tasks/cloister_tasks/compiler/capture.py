@@ -361,7 +361,7 @@ def _plain_kernels() -> Iterator[None]:
         sdpa_kernel(SDPBackend.MATH),
     ):
         warnings.simplefilter("ignore")
-        with torch.backends.mkldnn.flags(enabled=False), Recurrent():
+        with torch.backends.mkldnn.flags(enabled=False), Recurrent(), decompositions.OneHot():
             yield
 
 

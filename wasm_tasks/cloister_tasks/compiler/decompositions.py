@@ -14,8 +14,33 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch._decomp import get_decompositions
+from torch.overrides import TorchFunctionMode
+
+from cloister_tasks.errors import BuildError
 
 aten = torch.ops.aten
+
+
+class OneHot(TorchFunctionMode):
+    """While it is entered, ``one_hot`` asks for no value of its argument, as torch's own does."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if function is torch.nn.functional.one_hot:
+            return _one_hot(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+def _one_hot(classes: Tensor, num_classes: int = -1) -> Tensor:
+    if num_classes < 0:
+        raise BuildError("one_hot: say num_classes, or the result's shape depends on data")
+    zeros = classes.new_zeros((*classes.shape, num_classes))
+    return zeros.scatter(-1, classes.unsqueeze(-1), 1)
 
 
 def table() -> dict[Any, Callable[..., Any]]:

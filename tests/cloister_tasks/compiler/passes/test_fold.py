@@ -113,6 +113,13 @@ def test_a_transposed_gradient_is_no_update(w):
     assert len(folded(Program("p", [call, Loop((3, 3), [Store(w, i * 3 + j, value)])]))) == 2
 
 
+def test_a_parameter_read_by_columns_is_no_base(w, g):
+    place, other = ROW * 3 + COLUMN, Buffer("V", "float", 6, "V")
+    value = Apply("({0} + {1})", (Load(other, COLUMN * 2 + ROW), Load(g, place)), "float")
+    program = Program("p", [product(g), Loop((2, 3), [Store(w, place, value)])])
+    assert len(folded(program)) == 2
+
+
 def step_of(model, optimizer, loss=nn.functional.mse_loss):
     torch.manual_seed(0)
     x, y = torch.randn(5, 3), torch.randn(5, 2)

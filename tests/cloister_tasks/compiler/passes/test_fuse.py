@@ -104,6 +104,15 @@ def test_accumulating_loops_stay_alone():
     assert len(program.kernels) == 3
 
 
+def test_loops_that_store_an_element_more_than_once_stay_alone():
+    x, a, b = arrays(["X", "a", "b"])
+    half = variables((6,))[0] // 2
+    repeated = elementwise(a, Load(x, half), index=half)
+    program = Program("p", [repeated, elementwise(b, Load(a, half))], results={"0": b})
+    fuse(program)
+    assert len(program.kernels) == 2
+
+
 def test_no_loop_works_on_too_many_arrays():
     sources = arrays([f"X{n}" for n in range(20)])
     x, *rest = sources

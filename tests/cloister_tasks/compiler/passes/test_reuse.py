@@ -75,13 +75,23 @@ def test_elements_of_other_iterations_are_not_overwritten(place, at):
     assert len(arena(program)) == 2
 
 
-def test_other_sizes_and_types_do_not_share():
-    x, a, _ = buffers("X", "a", "b")
-    other = Buffer("o", "int32_t", 6)
-    larger = Buffer("l", "float", 7)
-    program = Program("p", [copy(a, x), copy(other, a), copy(larger, other), copy(x, larger)])
+@pytest.mark.parametrize(("ctype", "size"), [("int32_t", 6), ("float", 7), ("float", 5)])
+def test_other_sizes_and_types_do_not_share(ctype, size):
+    x, a = buffers("X", "a")
+    other = Buffer("o", ctype, size)
+    (i,) = variables((5,))
+    program = Program("p", [copy(a, x), Loop((5,), [Store(other, i, Load(a, i))])])
+    program.kernels.append(Loop((5,), [Store(x, i, Load(other, i))]))
     reuse(program)
-    assert arena(program) == [a, other, larger]
+    assert arena(program) == [a, other]
+
+
+def test_a_buffer_that_the_same_loop_writes_is_not_taken():
+    x, a, b = buffers("X", "a", "b")
+    both = Loop((6,), [Store(b, I, Load(a, I)), Store(a, I, Load(x, I))])
+    program = Program("p", [copy(a, x), both, copy(x, b)])
+    reuse(program)
+    assert arena(program) == [a, b]
 
 
 def test_a_buffer_stored_before_it_is_read_in_the_same_iteration_stays():

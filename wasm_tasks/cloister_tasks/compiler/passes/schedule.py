@@ -67,7 +67,7 @@ def schedule(program: Program) -> None:
     heapify(ready)
     order: list[Kernel] = []
     while ready:
-        chosen = next((n for n in ready if growth(n) <= 0), None)
+        chosen = min((n for n in ready if growth(n) <= 0), default=None)
         if chosen is None:
             chosen = heappop(ready)
         else:
