@@ -253,3 +253,15 @@ def test_local_parameters_have_their_own_role_and_train(guest):
         each.run("train", example)
     for name, value in usual.state().items():
         np.testing.assert_array_equal(machine.state()[name], value)
+
+
+def test_a_loss_of_the_whole_batch_is_reported_as_such(guest):
+    """With class weights, the loss of a batch is no mean over its rows."""
+    weighted = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 9.0]))
+    torch.manual_seed(1)
+    net, features, label = nn.Linear(6, 3), torch.randn(8, 6), torch.arange(8) % 3
+    rate_zero = torch.optim.SGD(net.parameters(), lr=0.0)
+    task = compile_model(net, weighted, rate_zero, (features, label))
+    machine = Machine(guest, task)
+    machine.run("train", {"model": net, "example": (features, label)})
+    assert machine.guest["loss"] == pytest.approx(8 * weighted(net(features), label).item())

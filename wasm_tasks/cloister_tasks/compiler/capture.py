@@ -222,6 +222,8 @@ def training(subject: Subject, how: Behaviour, *, traced: bool = False) -> Captu
                 value = (rows * given["weight"][""]).sum()
             else:
                 value = subject.loss(output, target)
+                if how.reduction == "batch":  # no row has a loss of its own
+                    metrics["loss"] = value.detach().expand(len(rows))
             return value, {**{f"metric {k}": v for k, v in metrics.items()}, **buffers}
 
         gradients, (_, after) = grad_and_value(objective, has_aux=True)(given["parameter"])
