@@ -139,7 +139,7 @@ def _replication_gradient(gradient: Tensor, x: Tensor, padding: Sequence[int]) -
 def _window(x: Tensor, size: Sequence[int]) -> list[int]:
     """The window of a pooling whose windows are all alike."""
     if any(n % m for n, m in zip(x.shape[-2:], size, strict=True)):
-        raise NotImplementedError(
+        raise BuildError(
             f"adaptive max-pooling of {tuple(x.shape[-2:])} to {tuple(size)}: choose a size that"
             " divides the image's"
         )

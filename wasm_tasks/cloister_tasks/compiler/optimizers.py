@@ -7,6 +7,7 @@ precision from them (bias corrections, say) is computed so in the guest, once a 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -29,8 +30,8 @@ class Setting:
     about: str
 
 
-@dataclass(frozen=True)
-class Rule:
+@dataclass
+class Rule(ABC):
     """What an optimizer does to one parameter."""
 
     settings: dict[str, Setting]
@@ -39,14 +40,11 @@ class Rule:
     states: tuple[str, ...] = ()
     """State kept for each parameter, zero after ``reset``."""
 
+    @abstractmethod
     def apply(
         self, p: Tensor, g: Tensor, state: Mapping[str, Tensor], s: Scalars
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The next parameter and state."""
-        raise NotImplementedError
-
-
-_RATE = Setting("float", 0.1, "Step size")
 
 
 class SGD(Rule):
@@ -65,7 +63,7 @@ class SGD(Rule):
             settings["dampening"] = Setting("float", dampening, "Part of a gradient left out")
             scalars["part"] = "steps == 1 ? 1 : 1 - dampening"  # the first one counts in full
         super().__init__(settings, scalars, ("momentum_buffer",) if momentum else ())
-        object.__setattr__(self, "_nesterov", nesterov)
+        self.nesterov = nesterov
 
     def apply(
         self, p: Tensor, g: Tensor, state: Mapping[str, Tensor], s: Scalars
@@ -77,7 +75,7 @@ class SGD(Rule):
             return p - s["learning_rate"] * g, {}
         part = s["part"] * g if "part" in s else g
         velocity = s["momentum"] * state["momentum_buffer"] + part
-        step = g + s["momentum"] * velocity if self._nesterov else velocity  # type: ignore[attr-defined]
+        step = g + s["momentum"] * velocity if self.nesterov else velocity
         return p - s["learning_rate"] * step, {"momentum_buffer": velocity}
 
 
