@@ -24,7 +24,8 @@ def cast(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
         return array
     if array.dtype.kind not in "biuf":
         raise DataError(f"{name!r} holds {array.dtype}, and a task takes numbers")
-    if np.can_cast(array.dtype, dtype, "safe"):
+    # numpy calls i64 to f64 safe, which it is not past 2^53: only a wider dtype holds all there is
+    if np.can_cast(array.dtype, dtype, "safe") and array.dtype.itemsize < dtype.itemsize:
         return array.astype(dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         values = array.astype(dtype)

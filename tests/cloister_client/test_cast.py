@@ -52,6 +52,8 @@ def test_numbers_survive_or_row_and_value_are_named(array: np.ndarray, dtype: np
         (np.array([1e39]), "f4", "1e.39 in row 0"),
         (np.array([[[-1]]]), "u1", "-1 in row 0"),
         (np.array([2**24 + 1]), "f4", "16777217 in row 0"),
+        (np.array([2**53, 2**53 + 1]), "f8", "9007199254740993 in row 1"),
+        (np.array([2**53 + 1], np.uint64), "f8", "9007199254740993 in row 0"),
         (np.array(["a"]), "f4", "takes numbers"),
     ],
 )

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cloister_tasks.compiler import operators
-from cloister_tasks.compiler.capture import Example, Subject, behaviour, training
-from cloister_tasks.compiler.capture import _trace as trace
+from cloister_tasks.compiler.capture import Example, Subject, behaviour, traced_graph, training
 from cloister_tasks.compiler.compilation import Compilation
 from cloister_tasks.compiler.expression import (
     Apply,
@@ -288,7 +287,7 @@ def programs(draw: Callable[[Any], Any], most: int = 8, only: Shape | None = Non
 def lowered(function: Callable[..., Sequence[Tensor]], *example: Tensor) -> Program:
     """A torch function as a program that no pass has seen; arguments are ``argument0`` ..."""
     groups = [("argument", {str(n): a for n, a in enumerate(example)})]
-    captured = trace(lambda *a: [r.clone() for r in function(*a)], groups, [], False)
+    captured = traced_graph(lambda *a: [r.clone() for r in function(*a)], groups, [], False)
     output = next(node for node in captured.graph.nodes if node.op == "output")
     return lower_function(captured, example, len(output.args[0]))[0]
 

@@ -11,9 +11,10 @@ import torch
 from torch.nn import functional
 
 from cloister_tasks import BuildError
-from cloister_tasks.compiler.function import compile_function
 from cloister_tasks.compiler.library import DTYPES, OPERATORS, TORCH
 from cloister_tasks.compiler.operation import MOST_ELEMENTS, compile_operator, find
+
+from .compiled_function import compile_function
 
 NUMPY = {"FP32": np.float32, "INT32": np.int32, "INT8": np.int8, "BOOL": np.bool_}
 LARGE = {"FP32": 4.0, "INT32": 2**31 - 1, "INT8": 127}

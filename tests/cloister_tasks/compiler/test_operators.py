@@ -13,10 +13,10 @@ import torch.nn.functional as nnf
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from cloister_tasks.compiler.function import compile_function
 from cloister_tasks.errors import BuildError
 
 from . import layer_cases, tensor_cases
+from .compiled_function import compile_function
 from .tensor_cases import Case, normal
 
 FLOOR = 5e-7
@@ -181,3 +181,13 @@ def test_an_index_computed_from_data_never_leaves_its_tensor():
     for index in (4.0, -5.0, 1e9, np.inf):
         with pytest.raises(IndexError):
             run(np.array([1, index], "f4"), table.numpy())
+
+
+def test_extremes_of_integers_that_no_float_tells_apart():
+    numbers = torch.tensor([[2**24, 2**24 + 1, -(2**24)], [-7, -(2**24), -(2**24) - 1]])
+    run = compile_function(lambda x: [x.argmax(1), x.argmin(1), *x.max(1)], numbers)
+    top, low, best, where = run(numbers.numpy())
+    np.testing.assert_array_equal(top, [1, 0])
+    np.testing.assert_array_equal(low, [2, 2])
+    np.testing.assert_array_equal(best, [2**24 + 1, -7])
+    np.testing.assert_array_equal(where, [1, 0])

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cloister_tasks.compiler.function import compile_function
-
+from .compiled_function import compile_function
 from .test_operators import both, in_eager
 
 CHAINS, LENGTH = 12, 7

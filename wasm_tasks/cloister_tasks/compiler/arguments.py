@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from cloister_tasks.compiler.capture import Loss, Subject
 from cloister_tasks.compiler.lower import CTYPES
+from cloister_tasks.compiler.unsupported import culprit
 from cloister_tasks.errors import BuildError
 
 
@@ -22,12 +22,9 @@ def check_runs(model: nn.Module, loss: Loss, inputs: Sequence[Tensor], target: T
         with torch.no_grad():
             loss(copy.deepcopy(model)(*inputs), target)
     except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [f for f in frames if "/torch/" not in f.filename and f.filename != __file__]
-        where = f'\n  File "{own[-1].filename}", line {own[-1].lineno}' if own else ""
         raise BuildError(
             "the model or its loss fails on the example, without any compiler:"
-            f" {type(error).__name__}: {error}{where}"
+            f" {type(error).__name__}: {error}\n{culprit(error)}"
         ) from error
 
 

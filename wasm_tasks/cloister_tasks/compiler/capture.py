@@ -12,7 +12,6 @@ batch influence each other in training, that is found out here, numerically, and
 from __future__ import annotations
 
 import copy
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,6 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch._decomp import core_aten_decompositions, get_decompositions
 from torch.func import functional_call, functionalize, grad_and_value
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -31,9 +29,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from cloister_tasks.compiler import decompositions
 from cloister_tasks.compiler.optimizers import Rule
 from cloister_tasks.compiler.recurrent import Recurrent
+from cloister_tasks.compiler.unsupported import culprit
 from cloister_tasks.errors import BuildError
 
-aten = torch.ops.aten
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
 """``(output, target) -> scalar``, or for a metric a number for each row."""
 
@@ -185,7 +183,6 @@ def training(subject: Subject, how: Behaviour, *, traced: bool = False) -> Captu
     """A training step: rows' losses and metrics, next parameters, states and running buffers."""
     subject.model.train()
     p, rule = subject.trained, subject.rule
-    states = [(state, k) for state in rule.states for k in p]
     scalars = list(rule.scalars)
     extra = {"clip_norm": subject.clip_norm, "proximal": subject.proximal}
     scalars += [name for name, value in extra.items() if value is not None]
@@ -202,7 +199,6 @@ def training(subject: Subject, how: Behaviour, *, traced: bool = False) -> Captu
         ("target", {"": subject.example.target}),
         ("weight", {"": torch.ones(subject.example.batch)}),
     ]
-    del states
 
     def step(*flat: Tensor) -> list[Tensor]:
         given = _regroup(groups, flat)
@@ -255,7 +251,7 @@ def training(subject: Subject, how: Behaviour, *, traced: bool = False) -> Captu
     names += [("parameter", k) for k in p]
     names += [(state, k) for state in rule.states for k in p]
     names += [("running", k) for k in subject.running]
-    return _trace(step, groups, names, traced)
+    return traced_graph(step, groups, names, traced)
 
 
 def evaluation(subject: Subject, *, traced: bool = False) -> Captured:
@@ -284,7 +280,7 @@ def evaluation(subject: Subject, *, traced: bool = False) -> Captured:
         return [*(leaf.float() if leaf.is_floating_point() else leaf for leaf in leaves), *rows]
 
     with torch.no_grad():
-        return _trace(run, groups, names, traced)
+        return traced_graph(run, groups, names, traced)
 
 
 def _regroup(
@@ -294,19 +290,30 @@ def _regroup(
     return {kind: {name: next(values) for name in tensors} for kind, tensors in groups}
 
 
-def _trace(
+def traced_graph(
     function: Callable[..., list[Tensor]],
     groups: Sequence[tuple[str, dict[str, Tensor]]],
     results: list[tuple[str, str]],
     traced: bool,
 ) -> Captured:
+    """The graph of a function over the tensors of `groups`, one after the other.
+
+    Args:
+        function: takes those tensors, gives as many as there are `results`.
+        groups: kinds of tensors, each by name.
+        results: kind and name of each result; may be filled in while `function` runs.
+        traced: remember for each node the line of code it came from; slower.
+
+    Raises:
+        BuildError: torch cannot trace it.
+    """
     # Copies: torch tells tensors apart by identity, and an input may well be the target too.
     flat = [tensor.detach().clone() for _, tensors in groups for tensor in tensors.values()]
 
     def trace(traceable: Callable[..., Any]) -> GraphModule:
         found: GraphModule = make_fx(
             traceable,
-            decomposition_table=_decompositions(),
+            decomposition_table=decompositions.table(),
             tracing_mode="fake",
             _allow_non_fake_inputs=True,
             record_stack_traces=traced,
@@ -325,7 +332,7 @@ def _trace(
             "torch cannot trace the model into a graph: a model may not branch on the values of"
             " tensors (use torch.where), nor leave torch."
             f"\n{type(e).__name__}: {str(e).strip().splitlines()[0][:500] if str(e) else ''}"
-            f"\n{_culprit(e)}"
+            f"\n{culprit(e)}"
         ) from e
     module.graph.eliminate_dead_code()
     constants = {
@@ -338,16 +345,6 @@ def _trace(
             node.meta.setdefault("val", constants[node.target])
     inputs = [(kind, name) for kind, tensors in groups for name in tensors]
     return Captured(module.graph, inputs, list(results), constants)
-
-
-def _culprit(error: BaseException) -> str:
-    """The innermost line of code outside torch and this package, as a traceback shows it."""
-    frames = [
-        f
-        for f in traceback.extract_tb(error.__traceback__)
-        if "/torch/" not in f.filename and "/cloister_tasks/compiler/" not in f.filename
-    ]
-    return traceback.format_list(frames[-1:])[0].rstrip() if frames else ""
 
 
 def _mutates(node: Node) -> bool:
@@ -374,68 +371,3 @@ def _deterministic() -> Iterator[None]:
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
         yield
-
-
-def _decompositions() -> dict[Any, Callable[..., Any]]:
-    table = dict(core_aten_decompositions())
-    table.update(
-        get_decompositions(
-            [
-                aten.native_layer_norm,
-                aten.native_group_norm,
-                aten.native_batch_norm,
-                aten._native_batch_norm_legit,
-                aten._native_batch_norm_legit_functional,
-                aten._softmax,
-                aten._log_softmax,
-                aten.gelu,
-                aten.hardtanh,
-                aten.leaky_relu,
-                aten.elu,
-                aten.softplus,
-                aten.log_sigmoid_forward,
-                aten._cdist_forward,
-                aten.var,
-                aten.std,
-            ]
-        )
-    )
-    table.update(decompositions.table())
-    table.pop(aten.embedding_dense_backward.default, None)
-    table[aten.var_mean.correction] = _var_mean
-    table[aten.var.correction] = lambda x, dim=None, **options: _var_mean(x, dim, **options)[0]
-    return table
-
-
-def _var_mean(
-    x: Tensor,
-    dim: Sequence[int] | None = None,
-    *,
-    correction: float | None = None,
-    keepdim: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Two passes, as precision asks for."""
-    dims = list(range(x.ndim)) if dim is None else list(dim)
-    count = 1
-    for d in dims:
-        count *= x.shape[d]
-    mean = x.sum(dims, keepdim=True) / count
-    centred = x - mean
-    variance = (centred * centred).sum(dims, keepdim=True) / (
-        count - (1 if correction is None else correction)
-    )
-    if keepdim:
-        return variance, mean
-    return variance.squeeze(dims), mean.squeeze(dims)
-
-
-__all__ = [
-    "Behaviour",
-    "Captured",
-    "Example",
-    "Node",
-    "Subject",
-    "behaviour",
-    "evaluation",
-    "training",
-]

@@ -32,7 +32,7 @@ from cloister_tasks.compiler.capture import (
 from cloister_tasks.compiler.expression import Buffer
 from cloister_tasks.compiler.initial import initial_values
 from cloister_tasks.compiler.ir import Program
-from cloister_tasks.compiler.lower import CTYPES, Lowering
+from cloister_tasks.compiler.lower import CTYPES, Lowering, data_of
 from cloister_tasks.compiler.optimizers import Setting, rule
 from cloister_tasks.compiler.passes import pipeline
 from cloister_tasks.compiler.plan import plan
@@ -242,8 +242,7 @@ class Compilation:
 
     def _constant(self, tensor: Tensor) -> str:
         """Data that goes into the code."""
-        data = tensor.detach().cpu().numpy()
-        data = data.astype({"f": "f4", "b": "?"}.get(data.dtype.kind, "i4"))
+        data = data_of(tensor)
         for name, known in self.constants.items():
             if known.dtype == data.dtype and np.array_equal(known, data):
                 return name
@@ -291,9 +290,7 @@ class Compilation:
                 raise BuildError("the model's output has no leading dimension of rows")
         for number, name in enumerate(t.name for t in self.tensors if t.role == "OUTPUT"):
             predict.results[name] = predict.results.pop(f"output {number}")
-        source = self._source().write(
-            (train, plans["train"]), (evaluate, plans["evaluate"]), (predict, plans["predict"])
-        )
+        source = self._source().write(programs, plans)
         clock.lap("emit")
         with tempfile.TemporaryDirectory(prefix="cloister-compile-") as folder:
             path = Path(folder) / "task.c"

@@ -1,4 +1,4 @@
-"""Operators that torch does not decompose by itself, in terms of those the compiler knows.
+"""Operators in terms of those the compiler knows: torch's decompositions, and what they lack.
 
 Resampling of images is linear and separable, so forwards and backwards it is two products with
 small constant matrices, one for each side.
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch._decomp import get_decompositions
+from torch._decomp import core_aten_decompositions, get_decompositions
 from torch.overrides import TorchFunctionMode
 
 from cloister_tasks.errors import BuildError
@@ -44,9 +44,33 @@ def _one_hot(classes: Tensor, num_classes: int = -1) -> Tensor:
 
 
 def table() -> dict[Any, Callable[..., Any]]:
-    """What to use beside torch's core decompositions."""
-    return {
-        **get_decompositions([aten.linalg_vector_norm, aten.unfold]),
+    """Torch's core decompositions, more of its own, and ours."""
+    known = {
+        **core_aten_decompositions(),
+        **get_decompositions(
+            [
+                aten.native_layer_norm,
+                aten.native_group_norm,
+                aten.native_batch_norm,
+                aten._native_batch_norm_legit,
+                aten._native_batch_norm_legit_functional,
+                aten._softmax,
+                aten._log_softmax,
+                aten.gelu,
+                aten.hardtanh,
+                aten.leaky_relu,
+                aten.elu,
+                aten.softplus,
+                aten.log_sigmoid_forward,
+                aten._cdist_forward,
+                aten.var,
+                aten.std,
+                aten.linalg_vector_norm,
+                aten.unfold,
+            ]
+        ),
+        aten.var_mean.correction: _var_mean,
+        aten.var.correction: lambda x, dim=None, **options: _var_mean(x, dim, **options)[0],
         aten.hypot.default: _hypot,
         aten.cumprod.default: _cumprod,
         aten.diagonal_scatter.default: _diagonal_scatter,
@@ -64,6 +88,28 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.upsample_bilinear2d.default: _bilinear,
         aten.upsample_bilinear2d_backward.default: _bilinear_gradient,
     }
+    del known[aten.embedding_dense_backward.default]  # there is a kernel for it
+    return known
+
+
+def _var_mean(
+    x: Tensor,
+    dim: Sequence[int] | None = None,
+    *,
+    correction: float | None = None,
+    keepdim: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Two passes, as precision asks for."""
+    dims = list(range(x.ndim)) if dim is None else list(dim)
+    count = math.prod(x.shape[d] for d in dims)
+    mean = x.sum(dims, keepdim=True) / count
+    centred = x - mean
+    variance = (centred * centred).sum(dims, keepdim=True) / (
+        count - (1 if correction is None else correction)
+    )
+    if keepdim:
+        return variance, mean
+    return variance.squeeze(dims), mean.squeeze(dims)
 
 
 def _shrink_gradient(gradient: Tensor, x: Tensor, bound: float) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloister_tasks.compiler.emit import Functions, check, number
-from cloister_tasks.compiler.expression import Buffer
+from cloister_tasks.compiler.expression import count
 from cloister_tasks.compiler.ir import Program
 from cloister_tasks.compiler.optimizers import Setting
 from cloister_tasks.compiler.passes.roll import Step, roll
@@ -70,28 +70,16 @@ class Source:
     defaults: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
     """Initial content of local tensors, by C name."""
 
-    def write(
-        self,
-        train: tuple[Program, Plan],
-        evaluate: tuple[Program, Plan],
-        predict: tuple[Program, Plan],
-    ) -> str:
-        """The whole file."""
+    def write(self, programs: Mapping[str, Program], plans: Mapping[str, Plan]) -> str:
+        """The whole file, of the programs ``train``, ``evaluate`` and ``predict``."""
         functions = Functions()
-        bodies = {
-            name: _body(name, program, plan, functions)
-            for name, (program, plan) in (
-                ("train", train),
-                ("evaluate", evaluate),
-                ("predict", predict),
-            )
-        }
-        arena = max(plan.nbytes for _, plan in (train, evaluate, predict))
+        bodies = [body(name, p, plans[name], functions) for name, p in programs.items()]
+        arena = max(plan.nbytes for plan in plans.values())
         inputs = [t for t in self.tensors if t.role == "INPUT"]
         parts = [
             '#include <cloister.h>\n#include "guest.h"',
             f"#define CAPACITY {self.capacity}\n#define BATCH {self.batch}",
-            f'CLOISTER_TASK("{self.name}", "{_quoted(self.about)}");',
+            f'CLOISTER_TASK("{_quoted(self.name)}", "{_quoted(self.about)}");',
             *(self._declare(t) for t in self.tensors),
             *(
                 f'CLOISTER_HYPERPARAMETER({s.ctype}, {name}, {_default(s)}, "{_quoted(s.about)}");'
@@ -108,25 +96,19 @@ class Source:
             *(f"static float scalar_{name};" for name in self.scalars),
             *(f"static const {t.ctype} *now_{t.identifier};" for t in inputs),
             *(f"static {t.ctype} padded_{t.identifier}[BATCH * {_row(t)}];" for t in inputs),
-            *(_constant(name, data) for name, data in self.constants.items()),
+            *(constant(name, data) for name, data in self.constants.items()),
             functions.definitions(),
-            *bodies.values(),
-            *(
-                _checks(name, p, self.batch)
-                for name, (p, _) in (("train", train), ("evaluate", evaluate), ("predict", predict))
-            ),
+            *bodies,
+            *(checks(name, p, self.batch) for name, p in programs.items()),
             self._stage(inputs),
-            self._metrics("train", train[0]),
-            self._metrics("evaluate", evaluate[0]),
-            self._outputs(predict[0]),
+            self._metrics(programs["train"]),
+            self._metrics(programs["evaluate"]),
+            self._outputs(programs["predict"]),
             self._entry_points(),
         ]
         return "\n".join(p for p in parts if p) + "\n"
 
     def _declare(self, t: Tensor) -> str:
-        size = 1
-        for n in t.shape:
-            size *= n
         dims = "".join(f", {n}" for n in t.shape)
         place = {
             "PARAMETER": 'CLOISTER_BLOCK_("parameter")',
@@ -137,9 +119,9 @@ class Source:
             values = self.defaults[t.identifier].ravel()
             content = " = {" + ", ".join(number(v.item(), t.ctype) for v in values) + "}"
         return (
-            f"__attribute__((used, {place})) {t.ctype} {t.identifier}[{size}]{content};\n"
-            f'CLOISTER_DESCRIBE_({t.identifier}, "{t.name}", CLOISTER_ROLE_{t.role}, {t.ctype},'
-            f' "{_quoted(t.about)}"{dims});'
+            f"__attribute__((used, {place})) {t.ctype} {t.identifier}[{count(t.shape)}]{content};\n"
+            f'CLOISTER_DESCRIBE_({t.identifier}, "{_quoted(t.name)}", CLOISTER_ROLE_{t.role},'
+            f' {t.ctype}, "{_quoted(t.about)}"{dims});'
         )
 
     def _stage(self, inputs: Sequence[Tensor]) -> str:
@@ -164,7 +146,7 @@ class Source:
             "    counted = rows;\n}"
         )
 
-    def _metrics(self, name: str, program: Program) -> str:
+    def _metrics(self, program: Program) -> str:
         lines = []
         for metric in self.metrics:
             rows = program.results[f"metric {metric}"]
@@ -172,7 +154,7 @@ class Source:
                 f"    for (int r = 0; r < rows; r++) metric_{metric} += "
                 f"((const float *)(arena + {rows.offset}))[r];"
             )
-        return f"static void add_{name}(int32_t rows) {{\n" + "\n".join(lines) + "\n}"
+        return f"static void add_{program.name}(int32_t rows) {{\n" + "\n".join(lines) + "\n}"
 
     def _outputs(self, program: Program) -> str:
         lines = []
@@ -305,7 +287,7 @@ CLOISTER_EXPORT(predict) int32_t predict(int32_t rows) {{
 """
 
 
-def _body(name: str, program: Program, plan: Plan, functions: Functions) -> str:
+def body(name: str, program: Program, plan: Plan, functions: Functions) -> str:
     """The calls of a program, repetitions as loops over tables of addresses."""
     calls = [
         functions.invoke(kernel, plan.scratch.get(at)) for at, kernel in enumerate(program.kernels)
@@ -342,7 +324,8 @@ def _step(step: Step, name: str, tables: list[str]) -> str:
     return "\n".join([*lines, "    }"])
 
 
-def _checks(name: str, program: Program, batch: int) -> str:
+def checks(name: str, program: Program, batch: int) -> str:
+    """The function that looks at a batch's indices before a program runs."""
     found = dict.fromkeys(check(c, batch) for c in program.checks)
     lines = "\n    ".join(found)
     return (
@@ -362,7 +345,8 @@ def _drawn(t: Initial, stream: int) -> str:
     )
 
 
-def _constant(name: str, data: NDArray[np.generic]) -> str:
+def constant(name: str, data: NDArray[np.generic]) -> str:
+    """An array that is part of the code."""
     ctype = {"f": "float", "i": "int32_t", "u": "int32_t", "b": "uint8_t"}[data.dtype.kind]
     values = ", ".join(number(v, ctype) for v in data.ravel().tolist()) or "0"
     return f"static const {ctype} {name}[] = {{{values}}};"
@@ -383,14 +367,9 @@ def _metric_about(name: str) -> str:
 
 
 def _row(t: Tensor) -> int:
-    size = 1
-    for n in t.shape[1:]:
-        size *= n
-    return size
+    """Elements of one row."""
+    return count(t.shape[1:])
 
 
 def _quoted(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"')
-
-
-__all__ = ["Buffer", "Initial", "Source", "Tensor"]

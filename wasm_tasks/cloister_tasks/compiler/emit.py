@@ -16,7 +16,6 @@ from cloister_tasks.compiler.expression import (
     Buffer,
     Constant,
     Div,
-    Dynamic,
     Expr,
     Index,
     Load,
@@ -30,8 +29,6 @@ from cloister_tasks.compiler.ir import Call, Check, Kernel, Loop, Reduction
 
 LANES = 8
 """Partial sums of a reduction: as many as keep the adders busy; part of what results mean."""
-
-
 WIDE = 4
 """Vectors an elementwise loop works on in one turn."""
 
@@ -107,18 +104,20 @@ class Functions:
         return "\n".join(f"{head} k{n}{body}" for n, body in enumerate(self.bodies))
 
 
-def check(check: Check, rows: int) -> str:
+def check(indices_of: Check, rows: int) -> str:
     """C statements that return CLOISTER_INDEX when an index is out of range, naming its row."""
     writer = _Writer(None)
-    loops, close = writer.loops(range(len(check.domain)), check.domain)
-    value = writer.expr(check.value)
+    loops, close = writer.loops(range(len(indices_of.domain)), indices_of.domain)
+    value = writer.expr(indices_of.value)
     flat = " + ".join(
-        f"i{d} * {count(check.domain[d + 1 :])}" for d, n in enumerate(check.domain) if n > 1
+        f"i{d} * {count(indices_of.domain[d + 1 :])}"
+        for d, n in enumerate(indices_of.domain)
+        if n > 1
     )
-    each = count(check.domain) // rows if count(check.domain) % rows == 0 else 0
+    each = count(indices_of.domain) // rows if count(indices_of.domain) % rows == 0 else 0
     row = f"at + ({flat or '0'}) / {each}" if each else "-1"
     return (
-        f"{loops} if ((uint32_t)({value}) >= {check.size}u) {{"
+        f"{loops} if ((uint32_t)({value}) >= {indices_of.size}u) {{"
         f" fault = {row}; return CLOISTER_INDEX; }}{close}"
     )
 
@@ -376,8 +375,9 @@ class _Writer:
         value = self.expr(kernel.value)
         sign = ">" if kernel.kind == "argmax" else "<"
         done = f"{self.access(kernel.target, kernel.index)} = best;"
+        ctype = kernel.value.ctype  # a float would not tell large integers apart
         return (
-            f"{head} int best = 0, n = 0; float m = 0; {inner} float v = {value};"
+            f"{head} int best = 0, n = 0; {ctype} m = 0; {inner} {ctype} v = {value};"
             f" if (n == 0 || v {sign} m || (v != v && m == m)) {{ m = v; best = n; }} n++;"
             f"{end} {done}{close}"
             if inner
@@ -418,5 +418,3 @@ _FOLDS: dict[str, tuple[dict[str, str], str]] = {
     "all": ({"float": "1", "uint8_t": "1"}, "{0} &= {1};"),
 }
 """Neutral element by type, and how one more element is taken in."""
-
-__all__ = ["Address", "Dynamic", "Functions", "Invocation", "check", "number"]

@@ -1,4 +1,4 @@
-"""A torch function as a WASM function over numpy arrays: to try operators without a model.
+"""A torch function as a module of its own: operators without a model.
 
 It goes the way of every task (captured, lowered, planned, emitted), so what holds for its
 operators holds for those of a model.
@@ -10,28 +10,22 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from cloister_protos import Kind
-from cloister_tasks.compiler.capture import Captured
-from cloister_tasks.compiler.capture import _trace as trace
-from cloister_tasks.compiler.driver import _body as body
-from cloister_tasks.compiler.driver import _checks as checks
-from cloister_tasks.compiler.driver import _constant as constant
+from cloister_tasks.compiler.capture import Captured, traced_graph
+from cloister_tasks.compiler.driver import body, checks, constant
 from cloister_tasks.compiler.emit import Functions
 from cloister_tasks.compiler.expression import SIZES, Buffer
 from cloister_tasks.compiler.ir import Program
-from cloister_tasks.compiler.lower import CTYPES, Lowering
+from cloister_tasks.compiler.lower import CTYPES, Lowering, data_of
 from cloister_tasks.compiler.passes import pipeline
 from cloister_tasks.compiler.plan import Plan, plan
 from cloister_tasks.contract import Variant
 from cloister_tasks.errors import BuildError
-from cloister_tasks.module import Module
 from cloister_tasks.toolchain import compile_c
 
 
@@ -49,54 +43,6 @@ class FunctionModule:
     arguments: Sequence[Tensor]
     """Tensors of their shapes and dtypes."""
     results: Sequence[Tensor]
-
-
-class CompiledFunction:
-    """What :func:`compile_function` gives: call it with arrays of the example's shapes."""
-
-    def __init__(self, function: FunctionModule):
-        import wasmtime
-
-        self.wasm = wasm = function.wasm
-        """The module."""
-        self.source = function.source
-        """The C file."""
-        config = wasmtime.Config()
-        config.wasm_relaxed_simd = True
-        config.wasm_relaxed_simd_deterministic = True
-        engine = wasmtime.Engine(config)
-        self._store = wasmtime.Store(engine)
-        instance = wasmtime.Instance(self._store, wasmtime.Module(engine, wasm), [])
-        exports = instance.exports(self._store)
-        memory, self._run = exports["memory"], exports["predict"]
-        assert isinstance(memory, wasmtime.Memory)
-        content: Any = memory.get_buffer_ptr(self._store)
-        self.memory: NDArray[np.uint8] = np.frombuffer(content, np.uint8)
-        """The module's memory."""
-        self._arguments = [self._view(f"a{n}", a) for n, a in enumerate(function.arguments)]
-        self._results = [self._view(f"r{n}", r) for n, r in enumerate(function.results)]
-        self._kinds = [r.dtype for r in function.results]
-
-    def _view(self, name: str, like: Tensor) -> NDArray[Any]:
-        buffer = Module.parse(self.wasm).manifest.buffers[name]
-        flat = self.memory[buffer.offset : buffer.end].view(buffer.dtype)
-        return flat[: like.numel()].reshape(tuple(like.shape))
-
-    def __call__(self, *arrays: NDArray[Any]) -> list[NDArray[Any]]:
-        """Run once; returns copies of the results, flat, in the dtypes torch gives them.
-
-        Raises:
-            IndexError: an index computed from the arrays is out of range.
-        """
-        for argument, array in zip(self._arguments, arrays, strict=True):
-            argument[...] = array
-        run: Any = self._run
-        if run(self._store, 0):
-            raise IndexError("an index is out of range")
-        return [
-            np.array(result, torch.empty((), dtype=kind).numpy().dtype)
-            for result, kind in zip(self._results, self._kinds, strict=True)
-        ]
 
 
 def function_module(
@@ -125,7 +71,7 @@ def function_module(
         names[:] = [("result", str(n)) for n in range(len(results))]
         return results
 
-    captured = trace(flat, groups, names, False)
+    captured = traced_graph(flat, groups, names, False)
     output = next(node for node in captured.graph.nodes if node.op == "output")
     results = [node.meta["val"] for node in output.args[0]]
     program, constants = _lowered(captured, example, len(results))
@@ -136,16 +82,6 @@ def function_module(
         path.write_text(source)
         wasm = compile_c(path, kind=Kind.KIND_TRAINING, variant=variant)
     return FunctionModule(wasm, source, example, results)
-
-
-def compile_function(
-    function: Callable[..., Sequence[Tensor]], *example: Tensor, variant: Variant = "simd128"
-) -> CompiledFunction:
-    """A function from tensors to a sequence of tensors, to be called with arrays.
-
-    Arguments and errors are those of :func:`function_module`.
-    """
-    return CompiledFunction(function_module(function, *example, variant=variant))
 
 
 def _lowered(
@@ -160,8 +96,7 @@ def _lowered(
     constants = {}
     for name, tensor in captured.constants.items():
         place = f"constant{len(data)}"
-        array = tensor.detach().numpy()
-        data[place] = array.astype({"f": "f4", "b": "?"}.get(array.dtype.kind, "i4"))
+        data[place] = data_of(tensor)
         constants[name] = Buffer(name, CTYPES[tensor.dtype], max(tensor.numel(), 1), place)
     lowering = Lowering("function", arguments, constants, set(arguments))
     return lowering.run(graph, [None] * results), data

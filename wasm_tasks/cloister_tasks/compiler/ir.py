@@ -171,7 +171,7 @@ Kernel: TypeAlias = Loop | Reduction | Call
 class Check:
     """Data-dependent indices that must lie in 0 .. size - 1 before anything runs.
 
-    ``rows`` index values belong to each row of the batch, so that a bad one names its row.
+    As many of them belong to each row of the batch, so that a bad one names its row.
     """
 
     domain: tuple[int, ...]

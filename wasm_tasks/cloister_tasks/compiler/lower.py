@@ -10,7 +10,9 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.fx import Graph, Node
 
 from cloister_tasks.compiler.expression import (
@@ -19,7 +21,6 @@ from cloister_tasks.compiler.expression import (
     Index,
     Load,
     contiguous,
-    count,
     flatten,
     loads,
     variables,
@@ -77,7 +78,7 @@ class Lowering:
         self._constants = constants
         self._rows = rows
         self._values: dict[Node, Any] = {}
-        self._random = 0
+        self._made = 0
         self.streams = 0
         self._origin = ""
 
@@ -137,8 +138,8 @@ class Lowering:
 
     def fresh(self) -> int:
         """A number not given before."""
-        self._random += 1
-        return self._random
+        self._made += 1
+        return self._made
 
     def random_stream(self) -> int:
         """The number of the next operator that draws random numbers."""
@@ -252,6 +253,12 @@ def _tensors(meta: Any) -> list[torch.Tensor]:
     return []
 
 
+def data_of(tensor: torch.Tensor) -> NDArray[np.generic]:
+    """A tensor as the guest keeps it: f32, i32 or bool."""
+    array: NDArray[np.generic] = tensor.detach().cpu().numpy()
+    return array.astype({"f": "f4", "b": "?"}.get(array.dtype.kind, "i4"))
+
+
 def ctype_of(node: Any) -> CType:
     """Element type of a node's one result."""
     return CTYPES[node.meta["val"].dtype]
@@ -260,6 +267,3 @@ def ctype_of(node: Any) -> CType:
 def shape_of(node: Any) -> tuple[int, ...]:
     """Shape of a node's one result."""
     return tuple(node.meta["val"].shape)
-
-
-__all__ = ["CTYPES", "OPERATORS", "Load", "Lowering", "count", "ctype_of", "lowers", "shape_of"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from itertools import pairwise
 from pathlib import Path
 
@@ -50,10 +51,20 @@ class Unsupported(BuildError):
 
 
 def place(node: Node) -> str:
-    """The innermost line of code outside torch that led to a node, as a traceback shows it."""
+    """The innermost line of the model that led to a node, as a traceback shows it."""
     lines = (node.meta.get("stack_trace") or "").rstrip().split("\n")
     frames = [
         (header, code) for header, code in pairwise(lines) if header.lstrip().startswith("File ")
     ]
     own = [f for f in frames if not any(f'"{folder}/' in f[0] for folder in _NOT_THE_USERS)]
     return "\n".join(own[-1]) if own else ""
+
+
+def culprit(error: BaseException) -> str:
+    """The innermost line of the user's code that an error passed through, as `place` shows it."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not any(Path(frame.filename).is_relative_to(folder) for folder in _NOT_THE_USERS)
+    ]
+    return traceback.format_list(frames[-1:])[0].rstrip() if frames else ""

@@ -92,15 +92,16 @@ NOINLINE void lstm_cell_gradient(int hidden, const float *restrict gates,
     }
 }
 
-/* dstates [steps][batch][hidden] is what comes from outside; dstate and dcell [batch][hidden] take
- * the gradients by the first state, dcell beginning as that by the last cell. */
+/* dstates [steps][batch][hidden] is what comes from outside, dlast [batch][hidden] the gradient by
+ * the last cell; dstate and dcell take those by the first state and cell. */
 INLINE void lstm_backward(int steps, int batch, int hidden, const float *dstates,
-                          const float *gates, const float *cells, const float *first_cell,
-                          const float *weight, float *dgates, float *dstate, float *dcell,
-                          float *work) {
+                          const float *dlast, const float *gates, const float *cells,
+                          const float *first_cell, const float *weight, float *dgates,
+                          float *dstate, float *dcell, float *work) {
     int row = batch * hidden;
     float *rows = recurrent_backward_panels(4 * hidden, hidden, weight, work);
     for (int i = 0; i < row; i++) dstate[i] = dstates[(steps - 1) * row + i];
+    for (int i = 0; i < row; i++) dcell[i] = dlast[i];
     for (int t = steps - 1; t >= 0; t--) {
         const float *before = t ? cells + (t - 1) * row : first_cell;
         for (int b = 0; b < batch; b++)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.fx import Graph, GraphModule
 
-from cloister_tasks.compiler.capture import _trace as trace
+from cloister_tasks.compiler.capture import traced_graph
 from cloister_tasks.compiler.passes.deduplicate import deduplicate, keep_results
 
 aten = torch.ops.aten
@@ -14,7 +14,7 @@ aten = torch.ops.aten
 
 def graph_of(function, *example):
     groups = [("argument", {str(n): a for n, a in enumerate(example)})]
-    return trace(lambda *a: list(function(*a)), groups, [], False).graph
+    return traced_graph(lambda *a: list(function(*a)), groups, [], False).graph
 
 
 def targets(graph):

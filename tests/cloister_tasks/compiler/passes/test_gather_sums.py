@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cloister_tasks.compiler.capture import _trace as trace
+from cloister_tasks.compiler.capture import traced_graph
 from cloister_tasks.compiler.ir import Call
 from cloister_tasks.compiler.passes import pipeline
 from cloister_tasks.compiler.passes.gather_sums import FEWEST, gather_sums
@@ -19,7 +19,7 @@ aten = torch.ops.aten
 
 def graph_of(function, *example):
     groups = [("argument", {str(n): a for n, a in enumerate(example)})]
-    return trace(lambda *a: [r.clone() for r in function(*a)], groups, [], False).graph
+    return traced_graph(lambda *a: [r.clone() for r in function(*a)], groups, [], False).graph
 
 
 def times(graph, target):

@@ -21,6 +21,7 @@ from cloister_tasks.compiler.expression import (
     Expr,
     Index,
     Position,
+    count,
     variables,
 )
 from cloister_tasks.compiler.ir import Loop, Store
@@ -106,10 +107,7 @@ def embedding_gradient(
 
 def zeroed(lowering: Lowering, shape: Sequence[int], ctype: CType) -> Value:
     """A new buffer of zeros."""
-    size = 1
-    for n in shape:
-        size *= n
-    target = Value.view(lowering.buffer(size, ctype), shape)
+    target = Value.view(lowering.buffer(count(shape), ctype), shape)
     zero = Constant(0.0 if ctype == "float" else 0, ctype)
     write(lowering, target, Value.lazy(shape, ctype, lambda _: zero))
     return target

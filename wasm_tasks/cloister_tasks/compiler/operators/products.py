@@ -10,7 +10,7 @@ import torch
 from torch.fx import Node
 
 from cloister_tasks.compiler.convolution import Conv2d
-from cloister_tasks.compiler.expression import Apply, Buffer, Constant, Expr
+from cloister_tasks.compiler.expression import Apply, Buffer, Constant, Expr, count
 from cloister_tasks.compiler.ir import Call, Operand
 from cloister_tasks.compiler.lower import Lowering, lowers, shape_of
 from cloister_tasks.compiler.matmul import workspace
@@ -129,7 +129,7 @@ def multiply(lowering: Lowering, node: Node, left: Value, right: Value) -> Value
     if node.meta["val"].dtype != torch.float32:
         raise Unsupported(node, "matrix products of integers; convert them to float32 first")
     stack = shape[0] if len(shape) == 3 else 1
-    result = Value.view(lowering.buffer(_size(shape), "float"), shape)
+    result = Value.view(lowering.buffer(count(shape), "float"), shape)
     assert result.buffer is not None
     a, b = matrix(lowering, left), matrix(lowering, right)
     product = Product(stack, shape[-2], shape[-1], left.shape[-1], a, b, Operand(result.buffer))
@@ -187,7 +187,7 @@ def addmm(
 def _conv2d(
     lowering: Lowering, shape: Conv2d, x: Value, w: Value, bias: Value | None, out: Sequence[int]
 ) -> Value:
-    result = Value.view(lowering.buffer(_size(out), "float"), out)
+    result = Value.view(lowering.buffer(count(out), "float"), out)
     inputs = {"x": _operand(lowering, x), "w": _operand(lowering, w)}
     if bias is not None:
         inputs["bias"] = _operand(lowering, bias)
@@ -204,7 +204,7 @@ def _conv2d(
 def _input_gradient(
     lowering: Lowering, shape: Conv2d, gradient: Value, w: Value, out: Sequence[int]
 ) -> Value:
-    result = Value.view(lowering.buffer(_size(out), "float"), out)
+    result = Value.view(lowering.buffer(count(out), "float"), out)
     inputs = {"gradient": _operand(lowering, gradient), "w": _operand(lowering, w)}
     code = f"conv2d_input_gradient({shape.literal()}, {{gradient}}, {{w}}, {{result}}, {{work}});"
     assert result.buffer is not None
@@ -217,7 +217,7 @@ def _input_gradient(
 def _weight_gradient(
     lowering: Lowering, shape: Conv2d, gradient: Value, x: Value, out: Sequence[int]
 ) -> Value:
-    result = Value.view(lowering.buffer(_size(out), "float"), out)
+    result = Value.view(lowering.buffer(count(out), "float"), out)
     inputs = {"gradient": _operand(lowering, gradient), "x": _operand(lowering, x)}
     code = (
         f"conv2d_weight_gradient({shape.literal()}, {{gradient}}, {{x}}, 1, 0, {{result}},"
@@ -344,10 +344,3 @@ def convolution_backward(
     if mask[0] and 0 in used:
         results[0] = _input_gradient(lowering, shape, gradient, w, x.shape)
     return results
-
-
-def _size(shape: Sequence[int]) -> int:
-    total = 1
-    for n in shape:
-        total *= n
-    return total

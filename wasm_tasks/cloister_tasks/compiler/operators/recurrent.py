@@ -26,7 +26,6 @@ def _emit(
     inputs: dict[str, Value],
     outputs: tuple[str, ...],
     work: int,
-    before: str = "",
 ) -> list[Value]:
     """A call of a kernel: sizes, operands in order, scratch memory."""
     given = {}
@@ -44,7 +43,7 @@ def _emit(
         made[key] = Operand(result.buffer)
     operands = ", ".join("{" + key + "}" for key in (*inputs, *outputs))
     numbers = ", ".join(map(str, sizes))
-    code = f"{before}{name}({numbers}, {operands}, {{work}});"
+    code = f"{name}({numbers}, {operands}, {{work}});"
     lowering.emit(Call(name, code, given, made, work))
     return results
 
@@ -74,24 +73,17 @@ def lstm_backward(
     """Gradients by the gates, the first state and the first cell."""
     steps, batch, width = gates.shape
     hidden = width // 4
-    inputs = {"dstates": dstates, "gates": gates, "cells": cells, "first": first, "weight": weight}
-    inputs["last"] = dcell
-    copy = f"for (int i = 0; i < {batch * hidden}; i++) {{dcell}}[i] = {{last}}[i]; "
-    given = {key: value for key, value in inputs.items() if key != "last"}
+    inputs = {
+        "dstates": dstates,
+        "dlast": dcell,
+        "gates": gates,
+        "cells": cells,
+        "first": first,
+        "weight": weight,
+    }
     outputs = ("dgates", "dstate", "dcell")
     work = _panels(batch, hidden, width)
-    results = _emit(
-        lowering, node, "lstm_backward", (steps, batch, hidden), given, outputs, work, copy
-    )
-    kernel = lowering.program.kernels[-1]
-    assert isinstance(kernel, Call)
-    last = lowering.dense(dcell)
-    if lowering.program.kernels[-1] is not kernel:  # made just now: it has to come first
-        lowering.program.kernels.remove(kernel)
-        lowering.program.kernels.append(kernel)
-    assert last.buffer is not None
-    kernel.inputs["last"] = Operand(last.buffer, last.offset)
-    return results
+    return _emit(lowering, node, "lstm_backward", (steps, batch, hidden), inputs, outputs, work)
 
 
 @lowers(ops.gru.default)

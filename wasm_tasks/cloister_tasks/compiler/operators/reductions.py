@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch.fx import Node
 
-from cloister_tasks.compiler.expression import Apply, Constant, Expr, Index, variables
+from cloister_tasks.compiler.expression import Apply, Constant, Expr, Index, count, variables
 from cloister_tasks.compiler.ir import Reduction
 from cloister_tasks.compiler.lower import Lowering, ctype_of, lowers, shape_of
 from cloister_tasks.compiler.operators.creation import filled
@@ -28,7 +28,7 @@ def reduce(
     reduced = {d % rank for d in dims} if dims and rank else set(range(rank))
     ctype = ctype_of(node)
     keep = [1 if d in reduced else n for d, n in enumerate(x.shape)]
-    target = Value.view(lowering.buffer(_size(keep), ctype), keep)
+    target = Value.view(lowering.buffer(count(keep), ctype), keep)
     if x.size == 0:
         neutral = {"sum": 0, "prod": 1, "any": 0, "all": 1}[kind]
         return filled(node, neutral)
@@ -45,19 +45,12 @@ def reduce(
     return lowering.reshape(target, shape_of(node))
 
 
-def _size(shape: Sequence[int]) -> int:
-    total = 1
-    for n in shape:
-        total *= n
-    return total
-
-
 @lowers(aten.sum.dim_IntList, aten.sum.default)
 def sum_(
     lowering: Lowering, node: Node, x: Value, dims: Any = None, *rest: Any, **options: Any
 ) -> Value:
     """Sum, in double precision."""
-    if x.size == _size(shape_of(node)) and x.size:  # over dimensions of size 1 only
+    if x.size == count(shape_of(node)) and x.size:  # over dimensions of size 1 only
         return cast_value(lowering.reshape(x, shape_of(node)), node)
     return reduce(lowering, node, "sum", x, dims)
 
@@ -79,7 +72,7 @@ def mean(
     """Sum over count."""
     shape = shape_of(node)
     total = sum_(lowering, node, x, dims)
-    factor = _size(shape) / x.size if x.size else float("nan")
+    factor = count(shape) / x.size if x.size else float("nan")
 
     def load(point: Point) -> Expr:
         return Apply("({0} * {1})", (total.at(point), Constant(factor, "float")), "float")
@@ -91,7 +84,7 @@ def _of(kind: Kind) -> Any:
     def lower(
         lowering: Lowering, node: Node, x: Value, dims: Any = None, *rest: Any, **options: Any
     ) -> Value:
-        if kind not in ("argmax", "argmin") and x.size == _size(shape_of(node)) and x.size:
+        if kind not in ("argmax", "argmin") and x.size == count(shape_of(node)) and x.size:
             return cast_value(lowering.reshape(x, shape_of(node)), node)
         return reduce(lowering, node, kind, x, dims)
 

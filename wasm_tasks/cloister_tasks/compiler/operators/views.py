@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from cloister_tasks.compiler.expression import Apply, Constant, Expr, Index, flatten, variables
+from cloister_tasks.compiler.expression import (
+    Apply,
+    Constant,
+    Index,
+    count,
+    variables,
+)
 from cloister_tasks.compiler.ir import Loop, Store
 from cloister_tasks.compiler.lower import Lowering, lowers, shape_of
 from cloister_tasks.compiler.unsupported import Unsupported
@@ -180,7 +186,7 @@ def cat(lowering: Lowering, node: Node, parts: Sequence[Value], dim: int = 0) ->
     parts = [p for p in parts if p.shape != (0,)]
     if len(parts) == 1:
         return parts[0]
-    whole = Value.view(lowering.buffer(_count(shape), parts[0].ctype), shape)
+    whole = Value.view(lowering.buffer(count(shape), parts[0].ctype), shape)
     start = 0
     for part in parts:
         write(lowering, whole.slice(dim, start, part.shape[dim]), part)
@@ -207,7 +213,7 @@ def pad(
     shape = shape_of(node)
     pairs = [(0, 0)] * (len(shape) - len(padding) // 2)
     pairs += [(padding[i], padding[i + 1]) for i in range(len(padding) - 2, -1, -2)]
-    whole = Value.view(lowering.buffer(_count(shape), x.ctype), shape)
+    whole = Value.view(lowering.buffer(count(shape), x.ctype), shape)
     filler = Constant(float(value) if x.ctype == "float" else int(value), x.ctype)
     if any(n > 0 for pair in pairs for n in pair):
         write(lowering, whole, Value.lazy(shape, x.ctype, lambda _: filler))
@@ -298,13 +304,3 @@ def diagonal(_: Lowering, node: Node, x: Value, offset: int = 0, a: int = 0, b: 
         return full
 
     return x.remap(shape_of(node), back)
-
-
-def _count(shape: Sequence[int]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
-
-
-__all__ = ["Expr", "flatten", "same", "write"]

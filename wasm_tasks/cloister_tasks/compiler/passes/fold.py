@@ -118,7 +118,7 @@ def _into_product(
         return False
     if form.scale != Scale() or form.result != Operand(found.term):
         return False
-    if found.base.index.constant or producer.workspace < 0:
+    if found.base.index.constant:
         return False
     operands = {o.buffer for o in producer.inputs.values()}
     if found.target in operands:
