@@ -103,7 +103,8 @@ def chain(
     return run, leaves
 
 
-@settings(max_examples=3, deadline=None)
+# The same examples each time: some draws make expressions that clang takes minutes for.
+@settings(max_examples=3, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32))
 def test_chains(seed):
     chains = [chain((seed, number)) for number in range(CHAINS)]
