@@ -57,6 +57,9 @@ class ScriptedCoordinator(ClientServiceServicer):
         self.ended_jobs: list[str] = []
         self.port = 0
         self._server: grpc.Server | None = None
+        self._taking = threading.Lock()
+        self._stream: Any = None
+        """The last client to check in: what is put for it goes to no stream before."""
 
     def start(self) -> None:
         self._stopping = threading.Event()
@@ -108,13 +111,18 @@ class ScriptedCoordinator(ClientServiceServicer):
     def CheckIn(self, request: CheckInRequest, context: Any) -> Iterator[Instruction]:  # noqa: N802
         stopping = self._stopping
         self._admit(context)
+        with self._taking:
+            self._stream = context
         yield Instruction(welcome=Welcome(software="scripted", ended_jobs=self.ended_jobs))
         self.check_ins.put(request)
         while context.is_active() and not stopping.is_set():
-            try:
-                instruction = self.instructions.get(timeout=0.05)
-            except queue.Empty:
-                continue
+            with self._taking:
+                if self._stream is not context:
+                    return
+                try:
+                    instruction = self.instructions.get(timeout=0.05)
+                except queue.Empty:
+                    continue
             if stopping.is_set() or not context.is_active():
                 self.instructions.put(instruction)  # for the stream that follows this one
             elif instruction is None:
