@@ -65,7 +65,7 @@ from cloister_client.shuffle import row_order, row_orders
 from cloister_client.training import Outcome, chunk_rows, settings, train
 
 if TYPE_CHECKING:
-    from cloister_client.agent import Agent, Summary, check, forget, kept
+    from cloister_client.agent import Agent, Summary, check, forget, identify, kept
     from cloister_client.identity import Identity
 
 __all__ = [
@@ -97,6 +97,7 @@ __all__ = [
     "check",
     "chunk_rows",
     "forget",
+    "identify",
     "kept",
     "load_config",
     "load_dataset",
@@ -113,6 +114,7 @@ _NETWORKED = {
     "Summary": "agent",
     "check": "agent",
     "forget": "agent",
+    "identify": "agent",
     "kept": "agent",
     "Identity": "identity",
 }

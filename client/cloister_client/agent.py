@@ -78,6 +78,15 @@ def check(config: ClientConfig) -> Summary:
     )
 
 
+def identify(config: ClientConfig) -> Identity:
+    """This device's identity, made when missing; also while the client runs.
+
+    Raises ConfigError or IdentityError.
+    """
+    _make_state_dir(config.state_dir)
+    return Identity.load_or_create(_key_path(config))
+
+
 def kept(config: ClientConfig) -> list[Kept]:
     """What jobs keep on this device between rounds; also while the client runs."""
     return [found for _, found in listed(config.state_dir / _LOCAL)]
@@ -250,11 +259,18 @@ def _key_path(config: ClientConfig) -> Path:
     return config.state_dir / "identity.pem"
 
 
+def _make_state_dir(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigError(f"cannot use state_dir {folder}: {error.strerror}") from error
+
+
 @contextmanager
 def _state_dir(folder: Path) -> Iterator[None]:
     """The folder, made when missing, for this process alone."""
+    _make_state_dir(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
     except OSError as error:
         raise ConfigError(f"cannot use state_dir {folder}: {error.strerror}") from error

@@ -14,7 +14,9 @@ What is decided, pure:
 How updates become a model:
 
 - ``blocks``            vectors read and written piece by piece
+- ``chunks``            coordinates handed out piece by piece to parallel sandboxes
 - ``aggregation``       the aggregation module at work
+- ``ring_sum``          masked vectors added, their masks taken off
 - ``fold``              from a closed round to its model version
 
 What is kept:

@@ -1,15 +1,16 @@
-"""Vectors of f32 read and written piece by piece, wherever they lie."""
+"""Vectors read and written piece by piece, wherever they lie: of f32, and packed."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
 
 
 class Blocks(Protocol):
@@ -28,6 +29,17 @@ class Sink(Protocol):
 
 class State(Blocks, Sink, Protocol):
     """A vector that is replaced piece by piece: each piece is read before it is written."""
+
+
+class PackedReader(Protocol):
+    """A vector of packed integers to read from, by any thread."""
+
+    def read_into(self, start: int, out: U8) -> None:
+        """Fill ``out`` (n,) with bytes start to start + n, counted from the first value's.
+
+        Raises:
+            OSError: it cannot be read, or ends before.
+        """
 
 
 class ArrayBlocks:
@@ -57,18 +69,41 @@ class FileBlocks:
         Raises:
             OSError: the file is gone or too short.
         """
-        target = out.data.cast("B")
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            offset = 4 * start
-            while target:
-                count = os.preadv(descriptor, [target], offset)
-                if count == 0:
-                    raise OSError(f"{self.path} ends before byte {offset + len(target)}")
-                target = target[count:]
-                offset += count
-        finally:
-            os.close(descriptor)
+        _read_file(self.path, 4 * start, out.data.cast("B"))
+
+
+class PackedArray:
+    """Packed integers in memory.
+
+    Args:
+        packed: the bytes; of an array, whatever its dtype, those it consists of.
+    """
+
+    def __init__(self, packed: bytes | memoryview | NDArray[Any]) -> None:
+        self._bytes = np.frombuffer(packed, np.uint8)
+
+    def read_into(self, start: int, out: U8) -> None:
+        """See PackedReader."""
+        piece = self._bytes[start : start + len(out)]
+        if len(piece) < len(out):
+            raise OSError(f"a packed vector ends before byte {start + len(out)}")
+        out[:] = piece
+
+
+class PackedFile:
+    """Packed integers in a file; open only while it is read.
+
+    Args:
+        offset: bytes of the file that precede them.
+    """
+
+    def __init__(self, path: Path, offset: int = 0) -> None:
+        self._path = path
+        self._offset = offset
+
+    def read_into(self, start: int, out: U8) -> None:
+        """See PackedReader."""
+        _read_file(self._path, self._offset + start, out.data)
 
 
 class Zeros:
@@ -96,3 +131,17 @@ class Successor:
     def write_from(self, start: int, values: F32) -> None:
         """See Sink."""
         self._new.write_from(start, values)
+
+
+def _read_file(path: Path, offset: int, target: memoryview) -> None:
+    """Fill a target of bytes from an offset on."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while target:
+            count = os.preadv(descriptor, [target], offset)
+            if count == 0:
+                raise OSError(f"{path} ends before byte {offset + len(target)}")
+            target = target[count:]
+            offset += count
+    finally:
+        os.close(descriptor)

@@ -17,6 +17,7 @@ from cloister.commands.app import app
 from cloister.commands.exit_code import MEANINGS, ExitCode
 from cloister_client import errors as client_errors
 from cloister_coordinator import errors as coordinator_errors
+from cloister_privacy import envelope as privacy_errors
 from cloister_sandbox import errors as sandbox_errors
 from cloister_tasks import errors as task_errors
 
@@ -36,7 +37,7 @@ def commands() -> list[list[str]]:
 def test_every_command_has_help_with_an_example(words: list[str]) -> None:
     result = CliRunner().invoke(app, [*words, "--help"])
     assert result.exit_code == 0
-    if words not in (["job"], ["op"], ["task"]):
+    if words not in (["job"], ["op"], ["pki"], ["task"]):
         assert f"cloister {' '.join(words)}" in result.stdout.partition("Example")[2]
 
 
@@ -61,6 +62,7 @@ def test_help_needs_no_extra() -> None:
         (["client", "device.toml", "--check"], "wasmtime", "client"),
         (["coordinator"], "sqlalchemy", "coordinator"),
         (["task", "keygen", "k.pem"], "cryptography", "author"),
+        (["pki", "init", "hospitals"], "cryptography", "client"),
     ],
 )
 def test_a_missing_extra_is_one_line(
@@ -76,7 +78,15 @@ def test_a_missing_extra_is_one_line(
 
 
 @pytest.mark.parametrize(
-    "package", [operator_errors, client_errors, coordinator_errors, sandbox_errors, task_errors]
+    "package",
+    [
+        operator_errors,
+        client_errors,
+        coordinator_errors,
+        privacy_errors,
+        sandbox_errors,
+        task_errors,
+    ],
 )
 def test_the_table_names_real_errors(package: object) -> None:
     name = package.__name__  # type: ignore[attr-defined]
@@ -95,6 +105,7 @@ def test_the_table_names_real_errors(package: object) -> None:
         (sandbox_errors.Refused("memory", "x"), ExitCode.TASK),
         (sandbox_errors.Crashed("x"), ExitCode.TASK),
         (client_errors.UnfitAssignment("x"), ExitCode.USAGE),
+        (privacy_errors.BadCertificate(privacy_errors.Reason.EXPIRED, "x"), ExitCode.USAGE),
         (client_errors.GateError("x"), ExitCode.TASK),
         (FileNotFoundError(2, "No such file", "a.csv"), ExitCode.USAGE),
         (KeyError("x"), ExitCode.BUG),

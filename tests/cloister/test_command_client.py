@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from contextlib import closing
 from pathlib import Path
@@ -84,6 +85,30 @@ def test_what_jobs_keep_is_shown_and_forgotten(device: Path) -> None:
     assert json.loads(left)["job"] == "b2"
     log = (folder / "audit.jsonl").read_text().splitlines()
     assert json.loads(log[-1])["reason"] == "by the owner"
+
+
+def test_the_identity_is_made_once_and_shown(device: Path) -> None:
+    shown = cloister("--identity", device)
+    key = shown.stdout.strip()
+    client_id = hashlib.sha256(bytes.fromhex(key)).hexdigest()[:32]
+    assert client_id in shown.stderr
+    state = device.parent / "ward-7-state"
+    assert state.stat().st_mode & 0o077 == 0
+    assert [path.name for path in state.iterdir()] == ["identity.pem"]
+    document = json.loads(cloister("--identity", device, "--json").stdout)
+    assert document == {"client_id": client_id, "public_key": key}
+    checked = json.loads(cloister(device, "--check", "--json").stdout)
+    assert checked["client_id"] == client_id
+
+
+def test_an_identity_that_cannot_be_made_or_read_is_the_owners(device: Path) -> None:
+    state = device.parent / "ward-7-state"
+    state.write_text("a file")
+    assert "cannot use state_dir" in cloister("--identity", device, code=ExitCode.USAGE).stderr
+    state.unlink()
+    cloister("--identity", device)
+    (state / "identity.pem").chmod(0o644)
+    assert "chmod 600" in cloister("--identity", device, code=ExitCode.USAGE).stderr
 
 
 @pytest.mark.parametrize(

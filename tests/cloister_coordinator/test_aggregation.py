@@ -13,6 +13,7 @@ from cloister_sandbox import Faulted, SandboxPool
 from cloister_tasks import Module, aggregation, compile_c
 
 F32 = NDArray[np.float32]
+F32_ZERO = np.zeros(1, np.float32)
 
 MOMENTUM = """
 #include <cloister.h>
@@ -56,7 +57,13 @@ def updates_of(count: int, size: int) -> F32:
 
 
 def fold(
-    pool: SandboxPool, name: str, updates: list[Blocks], weights: object, model: F32, workers: int
+    pool: SandboxPool,
+    name: str,
+    updates: list[Blocks],
+    weights: object,
+    model: F32,
+    workers: int,
+    total: float | None = None,
 ) -> F32:
     out = np.empty_like(model)
     Aggregator(pool, Module.parse(aggregation(name)), workers).aggregate(
@@ -66,6 +73,7 @@ def fold(
         np.asarray(weights, np.float64),
         ArrayBlocks(out),
         ArrayBlocks(np.empty(0, np.float32)),
+        total,
     )
     return out
 
@@ -105,6 +113,37 @@ def test_bytes_do_not_depend_on_workers_processes_or_storage(
         for workers in (1, 2):
             got = fold(isolated, "fedavg", files, weights, model, workers)
             assert got.tobytes() == expected
+
+
+@pytest.mark.parametrize("name", ["fedavg", "sum"])
+def test_a_linear_aggregation_runs_on_the_sum_alone(local: SandboxPool, name: str) -> None:
+    size = 100_000
+    updates, model = updates_of(5, size), updates_of(1, size)[0]
+    weights = np.array([3, 1, 4, 1, 5.0])
+    manifest = Module.parse(aggregation(name)).manifest
+    assert manifest.linear
+    factors = np.ones(5) if manifest.unweighted else weights
+    total = np.zeros(size)
+    for factor, update in zip(factors, updates, strict=True):
+        total += factor * update.astype(np.float64)
+    alone = ArrayBlocks(total.astype(np.float32))
+    expected = fold(local, name, [ArrayBlocks(u) for u in updates], weights, model, 2)
+    found = fold(local, name, [alone], [1], model, 2, total=weights.sum())
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_what_is_not_linear_does_not(local: SandboxPool) -> None:
+    updates = np.float32([[0], [0], [3]])
+    alone = ArrayBlocks(updates.sum(axis=0))
+    whole = fold(local, "median", [ArrayBlocks(u) for u in updates], np.ones(3), F32_ZERO, 1)
+    assert whole == 0
+    assert fold(local, "median", [alone], [1], F32_ZERO, 1, total=3) == 3
+
+
+@pytest.mark.parametrize("total", [0.0, -1.0, np.nan, np.inf])
+def test_a_total_that_divides_nothing_is_an_error(local: SandboxPool, total: float) -> None:
+    with pytest.raises(Faulted):
+        fold(local, "fedavg", [ArrayBlocks(F32_ZERO)], [1], F32_ZERO, 1, total=total)
 
 
 def test_state_is_carried_from_round_to_round(local: SandboxPool, tmp_path: Path) -> None:

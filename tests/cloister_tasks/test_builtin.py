@@ -24,7 +24,7 @@ def _built(build_cache):
         yield
 
 
-def aggregate(g, model, updates, weights, *, groups=None, chunk=None):
+def aggregate(g, model, updates, weights, *, groups=None, chunk=None, total=None):
     """Chunk-major, as the coordinator does it; `groups` are the rows of each call of `fold`."""
     columns = g["model"].size
     chunk = chunk or columns
@@ -44,7 +44,7 @@ def aggregate(g, model, updates, weights, *, groups=None, chunk=None):
             first += rows
         assert first == len(updates)
         g["model"][:width] = model[at : at + width]
-        g["total"] = weights.sum()
+        g["total"] = weights.sum() if total is None else total
         status = g("finish", width)
         if status:
             return status
@@ -177,8 +177,30 @@ def test_manifests_and_names():
         assert manifest.name == name
         assert manifest.kind == Kind.KIND_AGGREGATION
         assert manifest.of(Role.ROLE_MODEL)[0].name == "model"
+        assert not manifest.masked
     with pytest.raises(BuildError, match="there are fedavg, median, sum"):
         aggregation("mean")
+
+
+@pytest.mark.parametrize("name", AGGREGATIONS)
+def test_what_they_say_of_themselves_holds(guest, name):
+    """Linear: the sum alone gives the same. Unweighted: other weights do."""
+    manifest = Module.parse(aggregation(name)).manifest
+    model, updates, weights = sample(5, 97)
+    g = guest(aggregation(name))
+    whole = aggregate(g, model, updates, weights)
+    flat = aggregate(g, model, updates, np.ones(5))
+    assert np.array_equal(whole, flat) == manifest.unweighted
+    factors = np.ones(5) if manifest.unweighted else weights
+    alone = (factors[:, None] * updates.astype("f8")).sum(0, keepdims=True).astype(np.float32)
+    found = aggregate(g, model, alone, np.ones(1), total=weights.sum())
+    assert np.allclose(found, whole, rtol=1e-6, atol=1e-6) == manifest.linear
+
+
+def test_which_are_linear():
+    manifests = {name: Module.parse(aggregation(name)).manifest for name in AGGREGATIONS}
+    assert [name for name, m in manifests.items() if m.linear] == ["fedavg", "sum"]
+    assert [name for name, m in manifests.items() if m.unweighted] == ["median", "sum"]
 
 
 def test_an_installation_without_builds_says_so(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from cloister_protos import Kind, Role
 from cloister_tasks import ENTRY_POINTS, Buffer, InvalidModule, Manifest, Module, build
 from cloister_tasks.manifest import MAX_MANIFEST_BYTES
 
-F32, F64, I32, I64 = (np.dtype(d) for d in ("<f4", "<f8", "<i4", "<i8"))
+F32, F64, I32, I64, U8 = (np.dtype(d) for d in ("<f4", "<f8", "<i4", "<i8", "u1"))
 
 
 def training(*extra: Buffer, **changes: object) -> Manifest:
@@ -52,6 +52,25 @@ def aggregation(*extra: Buffer, columns: int = 4, **changes: Buffer) -> Manifest
     )
 
 
+def without(name: str) -> Manifest:
+    manifest = aggregation()
+    return replace(manifest, buffers={n: b for n, b in manifest.buffers.items() if n != name})
+
+
+def masked(columns: int = 8, **changes: object) -> Manifest:
+    """Of an aggregation of masked updates; buffers that are None are left out."""
+    buffers = {
+        "update": Buffer("update", Role.ROLE_UPDATE, U8, (64,), 0),
+        "model": Buffer("model", Role.ROLE_MODEL, F32, (columns,), 128),
+        "mask": Buffer("mask", Role.ROLE_MASK, U8, (8 * columns,), 256),
+        **{name: b for name, b in changes.items() if isinstance(b, Buffer) or b is None},
+    }
+    flags = {name: flag for name, flag in changes.items() if isinstance(flag, bool)}
+    return replace(
+        aggregation(), buffers={n: b for n, b in buffers.items() if b is not None}, **flags
+    )
+
+
 def test_round_trip_is_exact_and_canonical():
     manifest = training(
         Buffer("lr", Role.ROLE_HYPERPARAMETER, F32, (), 40, "Step size"),
@@ -78,6 +97,20 @@ def test_what_it_tells():
     with pytest.raises(TypeError):
         manifest.buffers["weight"] = manifest.buffers["bias"]  # type: ignore[index]
     assert aggregation().capacity == 0
+
+
+def test_what_an_aggregation_says_of_itself():
+    manifest = replace(aggregation(), linear=True, unweighted=True)
+    again = Manifest.from_json(manifest.to_json())
+    assert again == manifest
+    assert (again.linear, again.unweighted, again.masked) == (True, True, False)
+    assert json.loads(manifest.to_json())["linear"] is True
+    plain = aggregation()
+    assert (plain.linear, plain.unweighted) == (False, False)
+    assert "linear" not in json.loads(plain.to_json())
+    hidden = masked()
+    assert Manifest.from_json(hidden.to_json()) == hidden
+    assert hidden.masked
 
 
 @pytest.mark.parametrize(
@@ -150,6 +183,23 @@ BREACHES = {
     "matrix of updates": lambda: aggregation(
         update=Buffer("update", Role.ROLE_UPDATE, F32, (2, 4), 0)
     ),
+    "packed updates without a mask": lambda: aggregation(
+        update=Buffer("update", Role.ROLE_UPDATE, U8, (64,), 0)
+    ),
+    "no weights": lambda: without("weight"),
+    "no total": lambda: without("total"),
+    "a mask on floats": lambda: masked(update=Buffer("update", Role.ROLE_UPDATE, F32, (16,), 0)),
+    "a mask and weights": lambda: masked(
+        weight=Buffer("weight", Role.ROLE_WEIGHT, F64, (2,), 1024)
+    ),
+    "a mask and a total": lambda: masked(total=Buffer("total", Role.ROLE_TOTAL, F64, (), 1024)),
+    "a mask of another size": lambda: masked(mask=Buffer("mask", Role.ROLE_MASK, U8, (32,), 256)),
+    "a mask of i64": lambda: masked(mask=Buffer("mask", Role.ROLE_MASK, I64, (8,), 256)),
+    "a chunk that ends within a byte": lambda: masked(columns=7),
+    "no packed row fits": lambda: masked(update=Buffer("update", Role.ROLE_UPDATE, U8, (63,), 0)),
+    "a linear sum of masked updates": lambda: masked(linear=True),
+    "a linear task": lambda: training(linear=True),
+    "an unweighted task": lambda: training(unweighted=True),
 }
 
 

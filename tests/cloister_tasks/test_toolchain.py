@@ -142,12 +142,53 @@ def test_the_header_numbers_as_python_does():
     for name, value in Role.items():
         if value:
             assert f"CLOISTER_{name} = {value}" in header
+    for value, flag in toolchain._HOLDS.items():
+        assert f"CLOISTER_HOLDS_{flag.upper()} = {value}" in header
     for status in Status:
         spelled = f"CLOISTER_{status.name} = {status.value}"
         assert spelled in header
     types = ("float", "double", "int32_t", "int64_t", "uint8_t", "int8_t")
     assert ", ".join(f"{t}: {n}" for n, t in enumerate(types, 1)) in header
     assert len(types) == max(DType.values())
+
+
+AGGREGATION = """
+#include <cloister.h>
+CLOISTER_TASK("nil", "Leaves the model as it is");
+FLAGS
+CLOISTER_MODEL(8);
+BUFFERS
+CLOISTER_EXPORT(reset) int32_t reset(int32_t columns) { return columns > 8; }
+CLOISTER_EXPORT(fold) int32_t fold(int32_t rows, int32_t columns) { return rows + columns > 8; }
+CLOISTER_EXPORT(finish) int32_t finish(int32_t columns) { return columns > 8; }
+"""
+PLAIN = "CLOISTER_UPDATE(8); CLOISTER_WEIGHT(1); CLOISTER_TOTAL;"
+
+
+@pytest.mark.parametrize("linear", [False, True])
+@pytest.mark.parametrize("unweighted", [False, True])
+def test_what_holds_for_an_aggregation_is_in_its_manifest(tmp_path, linear, unweighted):
+    flags = "CLOISTER_LINEAR;" * linear + "CLOISTER_UNWEIGHTED;" * unweighted
+    text = AGGREGATION.replace("FLAGS", flags).replace("BUFFERS", PLAIN)
+    manifest = Module.parse(compile_c(write(tmp_path, text))).manifest
+    assert (manifest.name, manifest.description) == ("nil", "Leaves the model as it is")
+    assert (manifest.linear, manifest.unweighted) == (linear, unweighted)
+    assert not manifest.masked
+
+
+def test_masked_updates_are_packed(tmp_path):
+    buffers = "CLOISTER_PACKED_UPDATE(100); CLOISTER_MASK(8);"
+    text = AGGREGATION.replace("FLAGS", "").replace("BUFFERS", buffers)
+    manifest = Module.parse(compile_c(write(tmp_path, text))).manifest
+    found = {b.name: (b.role, b.dtype.str, b.shape) for b in manifest.buffers.values()}
+    assert found["update"] == (Role.ROLE_UPDATE, "|u1", (100,))
+    assert found["mask"] == (Role.ROLE_MASK, "|u1", (64,))
+    assert manifest.masked
+
+
+def test_a_task_is_not_linear(tmp_path):
+    with pytest.raises(BuildError, match="only an aggregation"):
+        compile_c(write(tmp_path, SOURCE + "CLOISTER_LINEAR;"), defines={"ROWS": 4})
 
 
 def test_kinds_are_told_by_their_exports():

@@ -9,9 +9,11 @@ from cloister_tasks.toolchain import PACKAGE, compile_c
 
 Aggregation: TypeAlias = Literal["fedavg", "median", "sum"]
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
-"""``fedavg`` weighted mean · ``median`` coordinate-wise, at most 255 updates · ``sum``."""
+"""Those a job may name: ``fedavg`` weighted mean · ``median`` coordinate-wise, at most 255 updates
+· ``sum``."""
 
 _FOLDER = PACKAGE / "aggregations"
+_RING_SUM = "ring_sum"
 
 
 def aggregation(name: str) -> bytes:
@@ -22,14 +24,27 @@ def aggregation(name: str) -> bytes:
     """
     if name not in AGGREGATIONS:
         raise BuildError(f"no aggregation {name!r}; there are {', '.join(AGGREGATIONS)}")
+    return _built(name)
+
+
+def ring_sum() -> bytes:
+    """The module that adds masked vectors, for the coordinator's own use.
+
+    Raises:
+        BuildError: this installation was never built.
+    """
+    return _built(_RING_SUM)
+
+
+def build_all() -> None:
+    """Compile every built-in aggregation beside its source; needs ziglang."""
+    for name in (*AGGREGATIONS, _RING_SUM):
+        (_FOLDER / f"{name}.wasm").write_bytes(compile_c(_FOLDER / f"{name}.c"))
+
+
+def _built(name: str) -> bytes:
     path = _FOLDER / f"{name}.wasm"
     try:
         return path.read_bytes()
     except FileNotFoundError:
         raise BuildError(f"{path.name} is not built: run `make tasks` or install again") from None
-
-
-def build_all() -> None:
-    """Compile every built-in aggregation beside its source; needs ziglang."""
-    for name in AGGREGATIONS:
-        (_FOLDER / f"{name}.wasm").write_bytes(compile_c(_FOLDER / f"{name}.c"))

@@ -28,6 +28,9 @@ SEED = "seed"
 """Name of the i64 hyperparameter that is each client's own seed of the round, unless the job sets
 it: what a task draws from it (dropout, noise) differs between clients."""
 
+MASK_BYTES = 8
+"""Bytes that a mask buffer has for each column: the longest word a masked sum is computed in."""
+
 DTYPES: Mapping[DType, np.dtype[np.generic]] = {
     DType.DTYPE_F32: np.dtype("<f4"),
     DType.DTYPE_F64: np.dtype("<f8"),
@@ -77,6 +80,7 @@ class RoleRule:
 _LOCAL = frozenset({Kind.KIND_TRAINING, Kind.KIND_SUMMARY})
 _SERVER = frozenset({Kind.KIND_AGGREGATION})
 _F32, _F64 = frozenset({DType.DTYPE_F32}), frozenset({DType.DTYPE_F64})
+_U8 = frozenset({DType.DTYPE_U8})
 _NUMBERS = frozenset({DType.DTYPE_F32, DType.DTYPE_F64, DType.DTYPE_I32, DType.DTYPE_I64})
 
 ROLES: Mapping[Role, RoleRule] = {
@@ -91,10 +95,13 @@ ROLES: Mapping[Role, RoleRule] = {
     Role.ROLE_FAULT: RoleRule(
         _LOCAL | _SERVER, frozenset({DType.DTYPE_I64}), "number", least=0, most=1
     ),
-    Role.ROLE_UPDATE: RoleRule(_SERVER, _F32, "vector", least=1, most=1),
-    Role.ROLE_WEIGHT: RoleRule(_SERVER, _F64, "vector", least=1, most=1),
+    Role.ROLE_UPDATE: RoleRule(_SERVER, _F32 | _U8, "vector", least=1, most=1),
+    Role.ROLE_WEIGHT: RoleRule(_SERVER, _F64, "vector", most=1),
     Role.ROLE_ACCUMULATOR: RoleRule(_SERVER),
     Role.ROLE_MODEL: RoleRule(_SERVER, _F32, "vector", least=1, most=1),
     Role.ROLE_SERVER_STATE: RoleRule(_SERVER, _F32, "vector", most=1),
-    Role.ROLE_TOTAL: RoleRule(_SERVER, _F64, "number", least=1, most=1),
+    Role.ROLE_TOTAL: RoleRule(_SERVER, _F64, "number", most=1),
+    Role.ROLE_MASK: RoleRule(_SERVER, _U8, "vector", most=1),
 }
+"""Where updates are masked, there are a mask and updates of u8, but neither weights nor total;
+everywhere else it is the other way round."""

@@ -24,6 +24,7 @@ from cloister_tasks.contract import (
     ABI,
     DTYPES,
     ENTRY_POINTS,
+    MASK_BYTES,
     PAGE_BYTES,
     ROLES,
     SEED,
@@ -107,6 +108,12 @@ class Manifest:
     """By name, in manifest order."""
     variant: str
     description: str = ""
+    linear: bool = False
+    """An aggregation that uses nothing of the updates but their sum, so that it may run on the
+    sum alone: given as one update of weight 1, beside the round's total."""
+    unweighted: bool = False
+    """An aggregation that leaves the weights aside: if linear, the sum it uses is that of the
+    updates as they are, and otherwise each times its weight."""
     abi: int = ABI
 
     def __post_init__(self) -> None:
@@ -147,6 +154,8 @@ class Manifest:
             buffers=buffers,
             variant=message.variant,
             description=message.description,
+            linear=message.linear,
+            unweighted=message.unweighted,
             abi=message.abi,
         )
 
@@ -171,6 +180,8 @@ class Manifest:
             ],
             variant=self.variant,
             description=self.description,
+            linear=self.linear,
+            unweighted=self.unweighted,
         )
         fields = json_format.MessageToDict(message)
         return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
@@ -187,6 +198,11 @@ class Manifest:
         if not buffers:
             return None
         return Block(buffers[0].offset, sum(b.size for b in buffers))
+
+    @property
+    def masked(self) -> bool:
+        """Whether it adds masked vectors: the coordinator's own work, no aggregation for a job."""
+        return bool(self.of(Role.ROLE_MASK))
 
     @property
     def local_bytes(self) -> int:
@@ -240,6 +256,8 @@ def _check_head(m: Manifest) -> None:
     wanted = ENTRY_POINTS[m.kind]
     if sorted(m.entry_points) != sorted(wanted):
         _refuse(f"the entry points of {Kind.Name(m.kind)} are {', '.join(wanted)}")
+    if (m.linear or m.unweighted) and m.kind != Kind.KIND_AGGREGATION:
+        _refuse("only an aggregation can be linear or unweighted")
     _check_line("the module", m.description)
 
 
@@ -296,11 +314,26 @@ def _check_roles(m: Manifest) -> None:
     for role_code in (Role.ROLE_PARAMETER, Role.ROLE_FROZEN):
         _check_gapless(m.of(role_code))
     if m.kind == Kind.KIND_AGGREGATION:
-        (model,), (update,) = m.of(Role.ROLE_MODEL), m.of(Role.ROLE_UPDATE)
-        if update.size < model.size:
-            _refuse(f"the update buffer ({update.size}) does not hold one row ({model.size})")
-        if any(s.size != model.size for s in m.of(Role.ROLE_SERVER_STATE)):
-            _refuse("the server state is not of the model's size")
+        _check_aggregation(m)
+
+
+def _check_aggregation(m: Manifest) -> None:
+    (model,), (update,) = m.of(Role.ROLE_MODEL), m.of(Role.ROLE_UPDATE)
+    if m.masked != (_DTYPE_CODES[update.dtype] == DType.DTYPE_U8):
+        _refuse("updates are of u8 where there is a mask, and f32 everywhere else")
+    for role in (Role.ROLE_WEIGHT, Role.ROLE_TOTAL):
+        if len(m.of(role)) == m.masked:
+            _refuse(f"{Role.Name(role)} belongs to an aggregation without a mask, and only there")
+    if m.masked and m.linear:
+        _refuse("an aggregation of masked updates cannot run on their sum: it makes it")
+    row = model.size * (MASK_BYTES if m.masked else 1)
+    if update.size < row:
+        _refuse(f"the update buffer ({update.size}) does not hold one row ({row})")
+    for mask in m.of(Role.ROLE_MASK):
+        if mask.size != row or model.size % 8:
+            _refuse(f"a mask has {MASK_BYTES} bytes for each column, a multiple of 8 columns")
+    if any(s.size != model.size for s in m.of(Role.ROLE_SERVER_STATE)):
+        _refuse("the server state is not of the model's size")
 
 
 def _check_gapless(buffers: Iterable[Buffer]) -> None:

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cloister_protos import Kind, Role
@@ -49,6 +50,8 @@ _FLAGS = (
     "-Wl,--strip-all",
     f"-Wl,-z,stack-size={STACK_BYTES}",
 )
+_HOLDS: Mapping[int, str] = {256: "linear", 257: "unweighted"}
+"""What a descriptor may say in place of a role, by the manifest's field."""
 _START, _STOP = "__start_cloister_descriptors", "__stop_cloister_descriptors"
 _DESCRIPTOR = struct.Struct("<3I3I8I")
 """``struct cloister_descriptor``: name, description, address; role, dtype, dimensions; shape."""
@@ -145,16 +148,17 @@ def _finish(data: bytes, name: str | None, kind: Kind | None, variant: Variant) 
     addresses = _globals(by_number.get(SectionId.GLOBAL))
     start, stop = (addresses[exports[symbol][1]] for symbol in (_START, _STOP))
     image = _Image(by_number.get(SectionId.DATA))
-    title, description, buffers = _describe(image, start, stop)
+    said = _describe(image, start, stop)
     kind = kind or _kind_of(exports)
     manifest = Manifest(
-        name=name or title,
+        name=name or said.title,
         kind=kind,
         memory_bytes=pages * PAGE_BYTES,
         entry_points=tuple(ENTRY_POINTS[kind]),
-        buffers={b.name: b for b in buffers},
+        buffers={b.name: b for b in said.buffers},
         variant=variant,
-        description=description,
+        description=said.description,
+        **dict.fromkeys(said.holds, True),
     )
     fixed: dict[int, bytes] = {
         SectionId.MEMORY: b"\1\1" + binary.u32(pages) * 2,
@@ -226,17 +230,31 @@ class _Image:
         return text.decode("utf-8", "replace")
 
 
-def _describe(image: _Image, start: int, stop: int) -> tuple[str, str, list[Buffer]]:
-    """The task's name and description, and its buffers in the order of their declaration."""
-    title, description, buffers = "", "", []
+@dataclass
+class _Said:
+    """What the source says about its module."""
+
+    title: str = ""
+    description: str = ""
+    holds: set[str] = field(default_factory=set)
+    """Fields of the manifest that are true."""
+    buffers: list[Buffer] = field(default_factory=list)
+    """In the order of their declaration."""
+
+
+def _describe(image: _Image, start: int, stop: int) -> _Said:
+    said = _Said()
     for at in range(start, stop, _DESCRIPTOR.size):
         name, text, address, role, dtype, dimensions, *shape = _DESCRIPTOR.unpack(
             image.bytes(at, _DESCRIPTOR.size)
         )
         if role == Role.ROLE_UNSPECIFIED:
-            title, description = image.string(name), image.string(text)
+            said.title, said.description = image.string(name), image.string(text)
             continue
-        buffers.append(
+        if role in _HOLDS:
+            said.holds.add(_HOLDS[role])
+            continue
+        said.buffers.append(
             Buffer(
                 name=image.string(name),
                 role=role,
@@ -246,9 +264,9 @@ def _describe(image: _Image, start: int, stop: int) -> tuple[str, str, list[Buff
                 description=image.string(text),
             )
         )
-    if len({b.name for b in buffers}) < len(buffers):
+    if len({b.name for b in said.buffers}) < len(said.buffers):
         raise BuildError("two buffers have the same name")
-    return title, description, buffers
+    return said
 
 
 def _kind_of(exports: Mapping[str, tuple[int, int]]) -> Kind:

@@ -18,6 +18,8 @@ Layout
 - ``task``           `cloister task ...` (``task_build``, ``task_compile``, ``task_inspect``,
   ``task_run``, ``task_sign``)
 - ``op``             `cloister op ...` (``op_list``, ``op_run``)
+- ``pki``            `cloister pki ...` (``pki_init``, ``pki_sign``, ``pki_list``; ``pki_folder``:
+  where an authority keeps its key and what it issued)
 - ``simulate``       `cloister simulate`
 
 Command modules import nothing heavy at their top, so that `--help` and completion are quick and

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cloister.commands import client, coordinator, failure, job, op, simulate, task
+from cloister.commands import client, coordinator, failure, job, op, pki, simulate, task
 from cloister.commands.exit_code import MEANINGS, ExitCode
 from cloister.commands.output import say
 
@@ -20,6 +20,7 @@ _EPILOG = "\n\n".join(
         "  cloister coordinator --data-dir state",
         "  cloister client --init device.toml",
         "  cloister job submit softmax-regression.wasm --cohort 3 --rounds 10 --watch",
+        "  cloister pki init hospitals",
         "Exit codes:",
         *(f"  {code.value:>3}  {meaning}" for code, meaning in MEANINGS.items()),
     ]
@@ -92,3 +93,4 @@ app.command(epilog=client.EPILOG)(client.client)
 app.add_typer(job.app, name="job")
 app.add_typer(task.app, name="task")
 app.add_typer(op.app, name="op")
+app.add_typer(pki.app, name="pki")

@@ -19,6 +19,8 @@ Examples:
 
   cloister client --check device.toml     try settings and data without connecting
 
+  cloister client --identity device.toml  its public key, for an authority to certify
+
   cloister client device.toml             run until stopped
 
   cloister client --kept device.toml      what jobs keep here between rounds
@@ -35,6 +37,10 @@ def client(
     check: Annotated[
         bool,
         typer.Option("--check", help="Read settings, data and keys, show them, and stop."),
+    ] = False,
+    identity: Annotated[
+        bool,
+        typer.Option("--identity", help="Show who this device is, made when missing, and stop."),
     ] = False,
     show_kept: Annotated[
         bool,
@@ -60,6 +66,9 @@ def client(
     if check:
         _show(settings, summarise(settings), as_json)
         return
+    if identity:
+        _show_identity(settings, as_json)
+        return
     if show_kept:
         _show_kept(settings, as_json)
         return
@@ -79,6 +88,18 @@ def _write_sample(path: Path) -> None:
     with path.open("x", encoding="utf-8") as file:
         file.write(SAMPLE.format(file=path.name, name=name))
     say(f"wrote {path}; edit it, then try: cloister client --check {path}")
+
+
+def _show_identity(settings: ClientConfig, as_json: bool) -> None:
+    from cloister_client import identify
+
+    identity = identify(settings)
+    if as_json:
+        key = identity.public_key.hex()
+        write_json({"client_id": identity.client_id, "public_key": key})
+        return
+    typer.echo(identity.public_key.hex())
+    say(f"client {identity.client_id}; above is its public key, for `cloister pki sign`")
 
 
 def _show_kept(settings: ClientConfig, as_json: bool) -> None:

@@ -32,6 +32,7 @@ CODES: Mapping[str, ExitCode] = {
     "cloister_tasks.errors.InvalidSignature": ExitCode.USAGE,
     "cloister_tasks.errors.TaskError": ExitCode.TASK,
     "cloister_sandbox.errors.SandboxError": ExitCode.TASK,
+    "cloister_privacy.envelope.BadCertificate": ExitCode.USAGE,
     "cloister_client.errors.ConfigError": ExitCode.USAGE,
     "cloister_client.errors.DataError": ExitCode.USAGE,
     "cloister_client.errors.IdentityError": ExitCode.USAGE,
@@ -67,6 +68,7 @@ _COMMAND_EXTRAS: Mapping[str, str] = {
     "coordinator": "coordinator",
     "job": "client",
     "op": "compile",
+    "pki": "client",
     "simulate": "simulate",
     "task": "author",
 }

@@ -6,6 +6,7 @@
 #include "weighted.h"
 
 CLOISTER_TASK("fedavg", "Weighted average of the updates");
+CLOISTER_LINEAR;
 
 CLOISTER_EXPORT(fold) int32_t fold(int32_t rows, int32_t columns) {
     return fold_weighted(rows, columns, weight);

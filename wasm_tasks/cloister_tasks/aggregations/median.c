@@ -10,6 +10,7 @@
 #include "columns.h"
 
 CLOISTER_TASK("median", "Coordinate-wise median of at most 255 updates");
+CLOISTER_UNWEIGHTED;
 
 CLOISTER_ACCUMULATOR(float, accumulator, "All updates of the chunk", MAX_UPDATES, COLUMNS);
 static int held;

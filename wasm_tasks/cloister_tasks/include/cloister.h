@@ -50,8 +50,12 @@ enum {
     CLOISTER_ROLE_ACCUMULATOR = 12,
     CLOISTER_ROLE_MODEL = 13,
     CLOISTER_ROLE_SERVER_STATE = 14,
-    CLOISTER_ROLE_TOTAL = 15
+    CLOISTER_ROLE_TOTAL = 15,
+    CLOISTER_ROLE_MASK = 16
 };
+
+/* In place of a role: what holds for the module as a whole. */
+enum { CLOISTER_HOLDS_LINEAR = 256, CLOISTER_HOLDS_UNWEIGHTED = 257 };
 
 #define CLOISTER_DTYPE(type) \
     _Generic((type)0, float: 1, double: 2, int32_t: 3, int64_t: 4, uint8_t: 5, int8_t: 6)
@@ -150,6 +154,15 @@ __attribute__((used, aligned(64), CLOISTER_BLOCK_("frozen"))) static char cloist
     CLOISTER_DESCRIBE_(fault, "fault", CLOISTER_ROLE_FAULT, int64_t,                             \
                        "Row a non-zero status is about, or -1")
 
+/* For aggregations that use nothing of the updates but their sum: each times its weight, or as it
+ * is if the module is unweighted too. Secure aggregation, which reveals only the sum, needs it. */
+#define CLOISTER_LINEAR CLOISTER_HOLDS_(cloister_linear, CLOISTER_HOLDS_LINEAR)
+/* For aggregations that leave the weights aside. */
+#define CLOISTER_UNWEIGHTED CLOISTER_HOLDS_(cloister_unweighted, CLOISTER_HOLDS_UNWEIGHTED)
+#define CLOISTER_HOLDS_(identifier, what)                                       \
+    __attribute__((used, section("cloister_descriptors"))) static const struct  \
+        cloister_descriptor identifier = {.role = what}
+
 /* Aggregations; the capacities are columns of the model, and elements and rows of updates. */
 #define CLOISTER_MODEL(columns) \
     CLOISTER_NAMED_BUFFER(MODEL, float, model, "model", "The model, then the next one", columns)
@@ -164,6 +177,14 @@ __attribute__((used, aligned(64), CLOISTER_BLOCK_("frozen"))) static char cloist
 #define CLOISTER_TOTAL                                                              \
     __attribute__((used)) double total;                                             \
     CLOISTER_DESCRIBE_(total, "total", CLOISTER_ROLE_TOTAL, double, "Weight of all updates")
+
+/* Aggregations of masked updates have these two in place of updates, weights and total. */
+#define CLOISTER_PACKED_UPDATE(bytes)                                                  \
+    CLOISTER_NAMED_BUFFER(UPDATE, uint8_t, update, "update", "Packed updates, [rows]", \
+                          bytes)
+#define CLOISTER_MASK(columns)                                                             \
+    CLOISTER_NAMED_BUFFER(MASK, uint8_t, mask, "mask", "What the masks come to, by column", \
+                          8 * (columns))
 
 /* Set every byte of a buffer to zero. */
 #define CLOISTER_ZERO(buffer) __builtin_memset(&(buffer), 0, sizeof(buffer))
