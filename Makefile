@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST_ARGS ?=
-DEMO := simulate digits --clients 20 --partition dirichlet --alpha 0.5 --rounds 200 --epochs 3 \
+DEMO := simulate digits --clients 20 --partition dirichlet --alpha 0.5 --rounds 40 --epochs 10 \
 	--batch-size 10 --learning-rate 0.3 --central
 
 .DEFAULT_GOAL := help
@@ -22,7 +22,7 @@ help: ## List these targets
 
 venv: $(VENV)/made ## Make the virtual environment
 
-demo: $(VENV)/simulate ## Train digits over 20 virtual clients with unlike data, and centrally to compare
+demo: $(VENV)/simulate ## Train digits over 20 virtual clients under secure aggregation, and centrally
 	$(BIN)/cloister $(DEMO)
 
 test: $(VENV)/dev ## Run the tests but the long ones; PYTEST_ARGS="-k gate" chooses

@@ -7,6 +7,7 @@ Who may do what here:
 - ``config``        the device's TOML (``setting``: readers of single values)
 - ``policy``        what the owner allows, as pure decisions
 - ``identity``      the key this client is known by
+- ``certification`` the certificate by which other members know it
 
 Local data:
 
@@ -20,6 +21,7 @@ One assignment:
 - ``executor``      from an assignment to its result
 - ``training``      rows through the task in the sandbox
 - ``gate``          what every update must pass to leave
+- ``membership``    one round of secure aggregation
 
 The way there and back:
 
@@ -38,6 +40,7 @@ from cloister_client.config import (
     ClientConfig,
     CoordinatorConfig,
     DataConfig,
+    SecureConfig,
     load_config,
     parse_config,
 )
@@ -88,6 +91,7 @@ __all__ = [
     "Policy",
     "Rejected",
     "RoundOutOfTime",
+    "SecureConfig",
     "SessionUnknown",
     "Summary",
     "TransportError",

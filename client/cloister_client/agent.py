@@ -11,11 +11,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cloister_client.audit import AuditLog
 from cloister_client.backoff import pauses
 from cloister_client.blob_cache import BlobCache
+from cloister_client.certification import Certification
 from cloister_client.config import ClientConfig
 from cloister_client.credentials import channel_credentials, join_token
 from cloister_client.dataset import Dataset, load_dataset
@@ -61,6 +63,8 @@ class Summary:
     datasets: Mapping[str, Dataset]
     encrypted: bool
     """Whether the connection is."""
+    certification: Certification | None
+    """For secure aggregation; None: it is not set up."""
 
 
 def check(config: ClientConfig) -> Summary:
@@ -71,10 +75,17 @@ def check(config: ClientConfig) -> Summary:
     channel_credentials(config.coordinator)
     join_token(config.coordinator)
     key = _key_path(config)
+    identity = Identity.load(key) if key.exists() else None
+    if identity is None and config.secure_aggregation is not None:
+        raise ConfigError(
+            "[secure_aggregation] needs a certificate of this device's identity, which is not made "
+            "yet; `cloister client --identity` makes it and prints the key to be signed"
+        )
     return Summary(
-        client_id=Identity.load(key).client_id if key.exists() else None,
+        client_id=identity.client_id if identity else None,
         datasets={name: load_dataset(data) for name, data in config.data.items()},
         encrypted=config.coordinator.tls,
+        certification=_certification(config, identity) if identity else None,
     )
 
 
@@ -126,6 +137,7 @@ class Agent:
             open_now.enter_context(_state_dir(config.state_dir))
             datasets = {name: load_dataset(data) for name, data in config.data.items()}
             identity = Identity.load_or_create(_key_path(config))
+            certification = _certification(config, identity)
             audit = open_now.enter_context(closing(AuditLog(config.state_dir / "audit.jsonl")))
             transport = open_now.enter_context(closing(Transport(config.coordinator)))
             cache = BlobCache(config.state_dir / "blobs", int(config.cache_mb * _MIB))
@@ -136,9 +148,11 @@ class Agent:
             desk = Desk()
             link = Link(transport, config.coordinator.max_reconnect_seconds)
             store = _store(config, audit)
-            executor = Executor(config.policy, datasets, pool, cache, budget, link, store)
+            executor = Executor(
+                config.policy, datasets, pool, cache, budget, link, store, certification
+            )
             worker = Worker(desk, executor, link, audit)
-            session = _Session(config, identity, transport, link, desk, store, audit)
+            session = _Session(config, identity, certification, transport, link, desk, store, audit)
             audit.write("started", client=identity.client_id, software=_software())
             open_now.callback(audit.write, "stopped")
             _log.info("client %s, data: %s", identity.client_id, _sizes(datasets))
@@ -165,6 +179,7 @@ class _Session:
         self,
         config: ClientConfig,
         identity: Identity,
+        certification: Certification | None,
         transport: Transport,
         link: Link,
         desk: Desk,
@@ -172,6 +187,7 @@ class _Session:
         audit: AuditLog,
     ):
         self._config, self._identity, self._store = config, identity, store
+        self._certification = certification
         self._transport, self._link, self._desk, self._audit = transport, link, desk, audit
         self._capabilities = Capabilities(
             memory_bytes=config.policy.limits().memory_bytes,
@@ -228,8 +244,16 @@ class _Session:
                 self._audit.write("connected", software=instruction.welcome.software[:64])
                 self._store.forget(instruction.welcome.ended_jobs, "the job has ended")
                 _log.info("checked in at %s", self._config.coordinator.address)
+                self._warn_of_expiry()
             case _:
                 _log.warning("the coordinator sent an instruction this client does not know")
+
+    def _warn_of_expiry(self) -> None:
+        """At each check-in, and so once a day or more often."""
+        if self._certification is None:
+            return
+        if (warning := self._certification.ending(datetime.now(UTC))) is not None:
+            _log.warning("%s", warning)
 
     def _accept(self, assignment: Assignment) -> None:
         if not self._desk.put(assignment):
@@ -253,6 +277,13 @@ def _store(config: ClientConfig, audit: AuditLog, coordinator: str | None = None
     address = config.coordinator.address if coordinator is None else coordinator
     limit = int(config.policy.local_mb * _MIB)
     return LocalStore(config.state_dir / _LOCAL, address, limit, audit)
+
+
+def _certification(config: ClientConfig, identity: Identity) -> Certification | None:
+    """As configured; None: there is no secure aggregation. Raises ConfigError."""
+    if config.secure_aggregation is None:
+        return None
+    return Certification.load(config.secure_aggregation, identity, datetime.now(UTC))
 
 
 def _key_path(config: ClientConfig) -> Path:

@@ -1,7 +1,8 @@
 """The device's TOML, typed and checked.
 
 Every key is documented at its field: `[client]` in ClientConfig, `[coordinator]` in
-CoordinatorConfig, `[data.<name>]` in DataConfig, `[policy]` in cloister_client.policy.Policy.
+CoordinatorConfig, `[data.<name>]` in DataConfig, `[policy]` in cloister_client.policy.Policy,
+`[secure_aggregation]` in SecureConfig.
 Relative paths start at the folder of the TOML. An unknown key is an error, because a mistyped
 limit must not silently be no limit.
 """
@@ -14,11 +15,14 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cloister_client import setting
 from cloister_client.errors import ConfigError
 from cloister_client.policy import Policy
+
+if TYPE_CHECKING:
+    from cloister_privacy.floors import Floors
 
 _T = TypeVar("_T")
 
@@ -122,6 +126,48 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class SecureConfig:
+    """The `[secure_aggregation]` section: updates leave masked, and only their sum is seen.
+
+    What a job offers less of than is wanted here is declined, with the reason.
+    """
+
+    authority: Path
+    """`authority = "authority.pem"`: certificate of the authority whose certificates make a
+    member; pinned, so compare its SHA-256 with the authority's."""
+    certificate: Path
+    """`certificate = "identity.crt"`: that authority's certificate for this device's identity
+    key, in PEM. Read at the start: start the client anew with a renewed one."""
+    required: bool = True
+    """`required = true`: nothing leaves in clear; jobs without secure aggregation are declined."""
+    minimum_cohort: int = 3
+    """`minimum_cohort = 3`: fewest members whose sum this device's update may become part of; 2 to
+    5000."""
+    corrupt_fraction: float = 0.0
+    """`corrupt_fraction = 0.2`: share of the members that may collude with the coordinator without
+    learning anything; 0 to 0.5."""
+    ring: bool = False
+    """`ring = true`: accept cohorts in which each member shares secrets with some others only.
+    That holds as long as the coordinator follows the protocol."""
+    noise_multiplier: float = 0.0
+    """`noise_multiplier = 0.5`: least standard deviation, over the clipping norm, of the noise that
+    honest members add to the sum themselves; 0 to 1000. Then no exact metrics leave either."""
+
+    @property
+    def floors(self) -> Floors:
+        """What the protocol is held to."""
+        # here, for a simulation shares this module and has no cryptography
+        from cloister_privacy.floors import Floors
+
+        return Floors(
+            minimum_cohort=self.minimum_cohort,
+            corrupt_fraction=self.corrupt_fraction,
+            ring=self.ring,
+            noise_multiplier=self.noise_multiplier,
+        )
+
+
+@dataclass(frozen=True)
 class ClientConfig:
     """The whole file; its own fields are the `[client]` section's keys."""
 
@@ -132,6 +178,8 @@ class ClientConfig:
     data: Mapping[str, DataConfig]
     """By name, at least one, at most 64."""
     policy: Policy
+    secure_aggregation: SecureConfig | None = None
+    """Left out: jobs with secure aggregation are declined."""
     name: str = ""
     """`name = "ward-7"`: for people, at most 64 printable characters."""
     tags: tuple[str, ...] = ()
@@ -188,7 +236,16 @@ _POLICY = {
     "local_mb": setting.positive,
     "clip_norm": setting.positive,
 }
-_SECTIONS = ("client", "coordinator", "data", "policy")
+_SECURE = {
+    "authority": setting.path,
+    "certificate": setting.path,
+    "required": setting.flag,
+    "minimum_cohort": setting.whole(2, 5000),
+    "corrupt_fraction": setting.between(0.0, 0.5),
+    "ring": setting.flag,
+    "noise_multiplier": setting.between(0.0, 1000.0),
+}
+_SECTIONS = ("client", "coordinator", "data", "policy", "secure_aggregation")
 
 
 def load_config(path: Path) -> ClientConfig:
@@ -213,6 +270,11 @@ def parse_config(text: str, folder: Path) -> ClientConfig:
     client = _section(file.get("client", {}), "[client]", _CLIENT, folder)
     coordinator = _section(file.get("coordinator", {}), "[coordinator]", _COORDINATOR, folder)
     policy = _section(file.get("policy", {}), "[policy]", _POLICY, folder)
+    secure = None
+    if "secure_aggregation" in file:
+        where = "[secure_aggregation]"
+        section = _section(file["secure_aggregation"], where, _SECURE, folder)
+        secure = _build(SecureConfig, section, where, required=("authority", "certificate"))
     data = {}
     for name, table in file.get("data", {}).items():
         where = f"[data.{name}]"
@@ -231,6 +293,7 @@ def parse_config(text: str, folder: Path) -> ClientConfig:
             ),
             "data": data,
             "policy": _build(Policy, policy, "[policy]"),
+            "secure_aggregation": secure,
         },
         "[client]",
         required=("state_dir",),

@@ -24,7 +24,7 @@ def channel_credentials(config: CoordinatorConfig) -> grpc.ChannelCredentials | 
         ca = _certificates(config.ca, "ca")
     if config.certificate is not None and config.key is not None:
         certificate = _certificates(config.certificate, "certificate")
-        key = _read(config.key, "key")
+        key = read(config.key, "[coordinator] key")
         try:
             private = load_pem_private_key(key, password=None)
         except (ValueError, TypeError) as error:
@@ -41,7 +41,7 @@ def join_token(config: CoordinatorConfig) -> str:
     if config.join_token_file is None:
         return ""
     try:
-        token = _read(config.join_token_file, "join_token_file").decode().strip()
+        token = read(config.join_token_file, "[coordinator] join_token_file").decode().strip()
     except UnicodeDecodeError:
         token = ""
     if not 1 <= len(token) <= _MAX_JOIN_TOKEN:
@@ -53,7 +53,7 @@ def join_token(config: CoordinatorConfig) -> str:
 
 
 def _certificates(path: Path, setting: str) -> bytes:
-    pem = _read(path, setting)
+    pem = read(path, f"[coordinator] {setting}")
     try:
         x509.load_pem_x509_certificates(pem)
     except ValueError as error:
@@ -61,12 +61,11 @@ def _certificates(path: Path, setting: str) -> bytes:
     return pem
 
 
-def _read(path: Path, setting: str) -> bytes:
+def read(path: Path, setting: str) -> bytes:
+    """A file that a setting names. Raises ConfigError, naming both."""
     try:
         if path.stat().st_size <= _MAX_FILE_BYTES:
             return path.read_bytes()
     except OSError as error:
-        raise ConfigError(
-            f"[coordinator] {setting}: cannot read {path}: {error.strerror}"
-        ) from error
-    raise ConfigError(f"[coordinator] {setting}: {path} is too large to be one")
+        raise ConfigError(f"{setting}: cannot read {path}: {error.strerror}") from error
+    raise ConfigError(f"{setting}: {path} is too large to be one")

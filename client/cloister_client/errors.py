@@ -17,6 +17,9 @@
         ├── SessionUnknown    the coordinator forgot this session; enrol again
         ├── NotWanted         the assignment is closed; drop it
         └── Rejected          the coordinator refuses this client; its operator's or owner's
+
+Under secure aggregation a client also leaves a round with one of `cloister_privacy.errors.Aborted`:
+the coordinator lies or errs. It is reported with its `kind` while there is something to report.
 """
 
 from __future__ import annotations

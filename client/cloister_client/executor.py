@@ -1,4 +1,4 @@
-"""From an assignment to its answer: policy, blobs, sandbox, gate."""
+"""From an assignment to its answer: policy, blobs, sandbox, gate, masks."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cloister_client.blob_cache import BlobCache
+from cloister_client.certification import Certification
 from cloister_client.dataset import Dataset
 from cloister_client.day_budget import DayBudget
 from cloister_client.desk import Work
@@ -20,6 +23,7 @@ from cloister_client.errors import DigestMismatch, RoundOutOfTime, UnfitAssignme
 from cloister_client.gate import Gate
 from cloister_client.link import Link
 from cloister_client.local_state import LocalStore
+from cloister_client.membership import Membership
 from cloister_client.policy import Policy, weigh
 from cloister_client.training import Outcome, train
 from cloister_client.transfer import Download, Upload
@@ -39,7 +43,9 @@ class Done:
 
     result: Result
     upload: Upload | None
-    """The update when it is too large to go with the result."""
+    """The update, or masked vector, when it is too large to go with the result."""
+    outcome: Outcome
+    """What training and evaluation gave, for this device's own eyes; without the update."""
     norm: float | None
     """L2 norm of the update before the gate clipped it; None after evaluation only."""
     bytes_in: int
@@ -48,6 +54,8 @@ class Done:
     """The local state it began from; None: the task's own values."""
     local: bytes = b""
     """The local state it ended with, to keep once the result is taken; empty: nothing."""
+    membership: Membership | None = None
+    """To finish once the result is taken, and to close in any case; None: it leaves in clear."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,8 @@ class _Prepared:
     """Elements of the frozen block; 0: there is none."""
     local: int
     """Bytes of local state; 0: there is none."""
+    metrics: list[str]
+    """Names, in the manifest's order."""
 
 
 class Executor:
@@ -74,35 +84,64 @@ class Executor:
         budget: DayBudget,
         link: Link,
         store: LocalStore,
+        certification: Certification | None = None,
     ):
         self._policy, self._datasets = policy, datasets
         self._pool, self._cache, self._budget, self._link = pool, cache, budget, link
-        self._store = store
-        self._gate = Gate(policy.clip_norm)
+        self._store, self._certification = store, certification
         self._limits = policy.limits()
         self._prepared: OrderedDict[tuple[bytes, str], _Prepared] = OrderedDict()
 
     def weigh(self, assignment: Assignment) -> str | None:
         """None if the policy allows the assignment, else the reason why not."""
-        task = assignment.task
-        return weigh(
+        task, certification = assignment.task, self._certification
+        reason = weigh(
             self._policy,
             assignment,
             signed=_signed(task.blob.digest, task.publisher, task.signature),
             datasets=self._datasets,
             seconds_today=self._budget.seconds,
+            secure=certification.config if certification else None,
         )
+        if reason is None and certification and assignment.HasField("secure"):
+            return certification.fault(datetime.now(UTC))
+        return reason
 
     def run(self, work: Work) -> Done:
         """The result of a valid and allowed assignment.
 
-        Raises AssignmentFailure, SandboxError and InvalidModule for what is to be reported,
-        Withdrawn, NotWanted and Rejected for what is not.
+        Raises AssignmentFailure, Aborted, SandboxError and InvalidModule for what is to be
+        reported, Withdrawn, NotWanted and Rejected for what is not.
         """
         assignment = work.assignment
         prepared, bytes_in = self._prepare(work)
         _same_size(assignment.model, prepared.parameters, "model")
         _same_size(assignment.frozen, prepared.frozen, "frozen block")
+        with ExitStack() as undo:
+            membership = None
+            if assignment.HasField("secure"):
+                membership = self._membership(work, prepared)
+                undo.callback(membership.close)
+                membership.join()
+            done = self._work_off(work, prepared, membership, bytes_in)
+            undo.pop_all()
+        return done
+
+    def keep(self, work: Work, done: Done) -> None:
+        """Keep the local state of a result that the coordinator has taken."""
+        if done.local:
+            self._store.keep(work.assignment, done.before, done.local)
+
+    def _membership(self, work: Work, prepared: _Prepared) -> Membership:
+        assert self._certification is not None, "an assignment that was weighed"
+        return Membership(
+            work, self._link, self._certification, prepared.parameters, prepared.metrics
+        )
+
+    def _work_off(
+        self, work: Work, prepared: _Prepared, membership: Membership | None, bytes_in: int
+    ) -> Done:
+        assignment = work.assignment
         if assignment.inline_model:
             model = _inline(assignment)
         else:
@@ -115,28 +154,37 @@ class Executor:
             bytes_in += fetched
         before = self._store.begin(assignment, prepared.local) if prepared.local else None
         outcome = self._train(work, prepared, model, frozen, before)
-        norm = upload = None
+        norm = None
         if outcome.update is not None:
-            norm = self._gate.admit(outcome.update, prepared.parameters)
-        result = Result(
-            examples=outcome.examples,
-            training_sums=outcome.training_sums,
-            trained_rows=outcome.trained_rows,
-            evaluation_sums=outcome.evaluation_sums,
-            evaluated_rows=outcome.evaluated_rows,
+            gate = Gate(_smaller(self._policy.clip_norm, assignment.clip_norm))
+            norm = gate.admit(outcome.update, prepared.parameters)
+        if membership is None:
+            result, leaving = _in_clear(outcome)
+        else:
+            masked = membership.mask(outcome, self._unclipped(assignment, norm))
+            result, leaving = Result(accused=masked.accused), memoryview(masked.data)
+        upload = None
+        if leaving is not None and leaving.nbytes <= MAX_INLINE_BYTES:
+            result.inline_update = leaving.tobytes()
+        elif leaving is not None:
+            upload = Upload.of(leaving)
+            result.update.CopyFrom(upload.blob)
+        return Done(
+            result,
+            upload,
+            replace(outcome, update=None, local=b""),
+            norm,
+            bytes_in,
+            before,
+            outcome.local,
+            membership,
         )
-        if outcome.update is not None:
-            if outcome.update.nbytes <= MAX_INLINE_BYTES:
-                result.inline_update = outcome.update.tobytes()
-            else:
-                upload = Upload.of(outcome.update.data.cast("B"))
-                result.update.CopyFrom(upload.blob)
-        return Done(result, upload, norm, bytes_in, before, outcome.local)
 
-    def keep(self, work: Work, done: Done) -> None:
-        """Keep the local state of a result that the coordinator has taken."""
-        if done.local:
-            self._store.keep(work.assignment, done.before, done.local)
+    def _unclipped(self, assignment: Assignment, norm: float | None) -> bool:
+        """Whether the job's clipping norm leaves the update as the owner's has left it."""
+        if norm is None:
+            return False
+        return min(norm, self._policy.clip_norm or norm) <= assignment.clip_norm
 
     def _train(
         self,
@@ -208,6 +256,7 @@ class Executor:
             module.manifest.parameter_count,
             frozen.size if frozen else 0,
             module.manifest.local_bytes,
+            [buffer.name for buffer in module.manifest.of(Role.ROLE_METRIC)],
         )
         self._prepared[key] = prepared
         if len(self._prepared) > _PREPARED:
@@ -237,6 +286,23 @@ def _same_size(blob: Blob, elements: int, what: str) -> None:
         raise UnfitAssignment(
             f"the {what} has {blob.size} bytes, but the task's has {4 * elements}"
         )
+
+
+def _smaller(own: float | None, asked: float) -> float | None:
+    """The owner's clipping norm or the job's (0: none); None: no limit."""
+    return min((norm for norm in (own, asked) if norm), default=None)
+
+
+def _in_clear(outcome: Outcome) -> tuple[Result, memoryview | None]:
+    """The result but for the update, and the update's bytes."""
+    result = Result(
+        examples=outcome.examples,
+        training_sums=outcome.training_sums,
+        trained_rows=outcome.trained_rows,
+        evaluation_sums=outcome.evaluation_sums,
+        evaluated_rows=outcome.evaluated_rows,
+    )
+    return result, None if outcome.update is None else outcome.update.data.cast("B")
 
 
 def _inline(assignment: Assignment) -> NDArray[np.float32]:

@@ -58,9 +58,13 @@ class Identity:
             raise IdentityError(f"{path} holds a key of another kind than Ed25519")
         return cls(key)
 
+    def sign(self, statement: bytes) -> bytes:
+        """Ed25519 signature, 64 bytes. Statements begin with a text that tells what they are."""
+        return self._key.sign(statement)
+
     def sign_enrolment(self, nonce: bytes, join_token: str) -> bytes:
         """Ed25519 signature over the enrolment words, the nonce and the join token, 64 bytes."""
-        return self._key.sign(_ENROL + nonce + join_token.encode())
+        return self.sign(_ENROL + nonce + join_token.encode())
 
 
 def _create(path: Path) -> None:

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cloister_client.errors import ConfigError
+from cloister_privacy.errors import BelowFloor
 from cloister_protos import Assignment, Module
 from cloister_sandbox import Limits
+
+if TYPE_CHECKING:
+    from cloister_client.config import SecureConfig
 
 _MIB = 1024 * 1024
 
@@ -79,17 +84,20 @@ def weigh(
     signed: bool,
     datasets: Collection[str],
     seconds_today: float,
+    secure: SecureConfig | None = None,
 ) -> str | None:
     """None if the policy allows the assignment, else the reason why not.
 
     `signed` tells whether the task's signature by its stated publisher is valid, `datasets` the
-    names on offer, `seconds_today` what rounds took on this UTC day so far.
+    names on offer, `seconds_today` what rounds took on this UTC day so far, and `secure` what the
+    owner wants of secure aggregation (None: it is not set up).
     """
     return (
         _weigh_task(policy, assignment.task, signed)
         or _weigh_aggregation(policy, assignment.aggregation)
         or _weigh_dataset(assignment.dataset, datasets)
         or _weigh_day(policy, seconds_today)
+        or _weigh_secure(secure, assignment)
     )
 
 
@@ -123,3 +131,24 @@ def _weigh_day(policy: Policy, seconds_today: float) -> str | None:
     if policy.seconds_per_day is None or seconds_today < policy.seconds_per_day:
         return None
     return f"the {policy.seconds_per_day:g} seconds for this UTC day are used up"
+
+
+def _weigh_secure(secure: SecureConfig | None, assignment: Assignment) -> str | None:
+    if not assignment.HasField("secure"):
+        if secure is None or not secure.required:
+            return None
+        return "the job has no secure aggregation, and nothing leaves this device in clear"
+    if secure is None:
+        return (
+            "the job has secure aggregation, which is not set up on this device; its owner gets a "
+            "certificate and adds the section [secure_aggregation]"
+        )
+    # here, for a simulation shares this module and has no cryptography
+    from cloister_privacy.terms import Terms
+
+    try:
+        # nothing in the task makes a difference to what is checked here
+        secure.floors.check_terms(Terms.of(assignment, parameters=0, counters=0))
+    except BelowFloor as error:
+        return str(error)
+    return None

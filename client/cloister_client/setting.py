@@ -65,6 +65,29 @@ def positive(value: Any) -> float:
     return result
 
 
+def between(least: float, most: float) -> Reader:
+    """A number from `least` to `most`."""
+
+    def read(value: Any) -> float:
+        result = number(value)
+        if not least <= result <= most:
+            raise ConfigError(f"must be from {least:g} to {most:g}")
+        return result
+
+    return read
+
+
+def whole(least: int, most: int) -> Reader:
+    """A whole number from `least` to `most`."""
+
+    def read(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ConfigError(f"must be a whole number from {least} to {most}")
+        return value
+
+    return read
+
+
 def fraction(value: Any) -> float:
     """A number from 0 up to, but not including, 1."""
     result = number(value)

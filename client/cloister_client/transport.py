@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import grpc
@@ -28,6 +29,8 @@ from cloister_protos import (
     DeclineRequest,
     DownloadRequest,
     EnrolRequest,
+    ExchangeRequest,
+    ExchangeResponse,
     Instruction,
     ReportRequest,
     UploadRequest,
@@ -40,6 +43,9 @@ CHUNK_SECONDS = 60.0
 """Deadline of the upload of one chunk; past it: Unreachable."""
 SLOWEST_BYTES_PER_SECOND = 128 * 1024
 """A download slower than this is broken off and taken up again where it stopped."""
+EXCHANGE_SECONDS = 60.0
+"""Deadline of one step of secure aggregation, which the coordinator answers after 20 s with `wait`
+if need be; past it: Unreachable."""
 CHECK_IN_SECONDS = 24 * 3600.0
 """Longest life of one check-in stream; past it the client checks in anew."""
 
@@ -68,6 +74,8 @@ _ERRORS: dict[grpc.StatusCode, type[TransportError]] = {
     grpc.StatusCode.UNIMPLEMENTED: Rejected,
 }
 """Every other status may pass: Unreachable."""
+_CLOSED = ("closed channel", "Channel closed")
+"""What gRPC says of a channel that was given up: of a call, and of one that can be broken off."""
 
 
 class Transport:
@@ -194,6 +202,32 @@ class Transport:
         with _mapped():
             self._stub.Report(request, timeout=CALL_SECONDS, metadata=self._metadata)
 
+    def exchange(
+        self,
+        request: ExchangeRequest,
+        interruptible: Callable[[Callable[[], None]], AbstractContextManager[None]],
+    ) -> ExchangeResponse:
+        """One step of secure aggregation; waits long for others, so it can be broken off.
+
+        Args:
+            interruptible: is entered with what ends the call, while it lasts.
+
+        Raises:
+            TransportError: Unreachable, too, when the call was broken off.
+        """
+        with _mapped():
+            call: Any = self._stub.Exchange.future(
+                request, timeout=EXCHANGE_SECONDS, metadata=self._metadata
+            )
+            try:
+                with interruptible(call.cancel):
+                    response: ExchangeResponse = call.result()
+                    return response
+            except grpc.FutureCancelledError as error:
+                raise Unreachable("the step was broken off") from error
+            finally:
+                call.cancel()
+
     def decline(self, request: DeclineRequest) -> None:
         """Say no to an assignment. Raises TransportError."""
         with _mapped():
@@ -213,7 +247,7 @@ def _mapped() -> Iterator[None]:
     except grpc.RpcError as error:
         raise _ERRORS.get(error.code(), Unreachable)(_describe(error)) from error
     except ValueError as error:
-        if "closed channel" not in str(error):
+        if not any(words in str(error) for words in _CLOSED):
             raise
         raise Unreachable("the connection was given up") from error
 

@@ -1,4 +1,8 @@
-"""The worker thread: one assignment after the other, each to a report, a no, or a good reason."""
+"""The worker thread: one assignment after the other, each to a report, a no, or a good reason.
+
+Under secure aggregation an assignment is worked on until its sum is unmasked: while a member waits
+for the others, the assignment of another job waits with it.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,8 @@ from cloister_client.desk import Desk, Work
 from cloister_client.errors import AssignmentFailure, NotWanted, Rejected, Withdrawn
 from cloister_client.executor import Done, Executor
 from cloister_client.link import Link
+from cloister_client.membership import Membership
+from cloister_privacy.errors import Aborted
 from cloister_protos import Assignment, DeclineRequest, Failure, ReportRequest
 from cloister_sandbox import SandboxError
 from cloister_tasks import InvalidModule
@@ -52,7 +58,7 @@ class Worker:
                 self._decline(work, reason)
                 return
             done = self._executor.run(work)
-        except (AssignmentFailure, SandboxError) as error:
+        except (AssignmentFailure, Aborted, SandboxError) as error:
             self._fail(work, error.kind, str(error))
         except InvalidModule as error:
             self._fail(work, "refused", str(error))
@@ -62,7 +68,14 @@ class Worker:
             _log.exception("%s: internal error", _title(work.assignment))
             self._fail(work, "internal", "internal error; the client's own log tells more")
         else:
-            self._deliver(work, done, started)
+            membership = done.membership
+            try:
+                self._deliver(work, done, started)
+                if membership is not None:
+                    self._finish(work, membership)
+            finally:
+                if membership is not None:
+                    membership.close()
 
     def _deliver(self, work: Work, done: Done, started: float) -> None:
         transport, assignment_id = self._link.transport, work.assignment.assignment_id
@@ -74,18 +87,21 @@ class Worker:
         self._link.persist(work, lambda: transport.report(request))
         self._executor.keep(work, done)
         seconds = time.monotonic() - started
-        result = done.result
+        outcome, masked = done.outcome, {}
+        if (membership := done.membership) is not None:
+            masked = {"members": membership.members, "threshold": membership.threshold}
         _log.info(
-            "%s: %s, %.3f s, %s in, %s out",
+            "%s: %s%s, %.3f s, %s in, %s out",
             _title(work.assignment),
             ", ".join(
                 _rows(verb, rows, sums)
                 for verb, rows, sums in (
-                    ("trained", result.trained_rows, result.training_sums),
-                    ("evaluated", result.evaluated_rows, result.evaluation_sums),
+                    ("trained", outcome.trained_rows, outcome.training_sums),
+                    ("evaluated", outcome.evaluated_rows, outcome.evaluation_sums),
                 )
                 if rows
             ),
+            f", masked among {masked['members']} members" if masked else "",
             seconds,
             _size(done.bytes_in),
             _size(bytes_out),
@@ -93,14 +109,26 @@ class Worker:
         self._record(
             work,
             "reported",
-            examples=result.examples,
-            trained_rows=result.trained_rows,
-            evaluated_rows=result.evaluated_rows,
+            examples=outcome.examples,
+            trained_rows=outcome.trained_rows,
+            evaluated_rows=outcome.evaluated_rows,
             norm=done.norm,
             seconds=round(seconds, 6),
             bytes_in=done.bytes_in,
             bytes_out=bytes_out,
+            masked=bool(masked),
+            **masked,
         )
+
+    def _finish(self, work: Work, membership: Membership) -> None:
+        """Help to unmask the sum; what goes wrong now is told to nobody but the owner."""
+        try:
+            membership.finish()
+        except Aborted as error:
+            _log.warning("%s: left the round: %s", _title(work.assignment), error)
+            self._record(work, "aborted", kind=error.kind, reason=str(error))
+        else:
+            self._record(work, "summed", survivors=membership.survivors)
 
     def _fail(self, work: Work, kind: str, message: str) -> None:
         _log.warning("%s: failed (%s): %s", _title(work.assignment), kind, message)
@@ -133,6 +161,7 @@ def _facts(work: Work) -> dict[str, Any]:
         "dataset": assignment.dataset,
         "train": assignment.HasField("training"),
         "evaluate": assignment.evaluate,
+        "secure": assignment.HasField("secure"),
     }
 
 

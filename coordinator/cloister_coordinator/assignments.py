@@ -7,6 +7,7 @@ import time
 from cloister_coordinator.cohort import client_seed
 from cloister_coordinator.errors import Invalid
 from cloister_coordinator.job import Plan
+from cloister_coordinator.protection import secure_terms
 from cloister_coordinator.roster import Message
 from cloister_coordinator.schedule import training_at
 from cloister_protos import (
@@ -38,7 +39,9 @@ def parse_assignment_id(text: str) -> tuple[str, int, str]:
     return job_id, int(number), client_id
 
 
-def template(job_id: str, spec: JobSpec, plan: Plan, model: Blob, content: bytes) -> Assignment:
+def template(
+    job_id: str, spec: JobSpec, plan: Plan, model: Blob, content: bytes, clip_norm: float
+) -> Assignment:
     """What is the same for the whole cohort; ``content`` is the model if it goes inline."""
     assert len(content) <= MAX_INLINE_BYTES
     return Assignment(
@@ -55,6 +58,8 @@ def template(job_id: str, spec: JobSpec, plan: Plan, model: Blob, content: bytes
         dataset=spec.eligibility.dataset,
         weighting=spec.weighting,
         base_version=plan.base_version,
+        clip_norm=clip_norm,
+        secure=secure_terms(spec) if spec.HasField("secure_aggregation") else None,
     )
 
 

@@ -35,7 +35,7 @@ class PackedReader(Protocol):
     """A vector of packed integers to read from, by any thread."""
 
     def read_into(self, start: int, out: U8) -> None:
-        """Fill ``out`` (n,) with bytes start to start + n, counted from the first value's.
+        """Fill ``out`` (n,) with bytes start to start + n.
 
         Raises:
             OSError: it cannot be read, or ends before.
@@ -91,19 +91,14 @@ class PackedArray:
 
 
 class PackedFile:
-    """Packed integers in a file; open only while it is read.
+    """Packed integers in a file; open only while it is read."""
 
-    Args:
-        offset: bytes of the file that precede them.
-    """
-
-    def __init__(self, path: Path, offset: int = 0) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._offset = offset
 
     def read_into(self, start: int, out: U8) -> None:
         """See PackedReader."""
-        _read_file(self._path, self._offset + start, out.data)
+        _read_file(self._path, start, out.data)
 
 
 class Zeros:

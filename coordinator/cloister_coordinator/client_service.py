@@ -28,6 +28,8 @@ from cloister_protos import (
     DownloadRequest,
     EnrolRequest,
     EnrolResponse,
+    ExchangeRequest,
+    ExchangeResponse,
     Instruction,
     ReportRequest,
     ReportResponse,
@@ -125,6 +127,14 @@ class ClientService(ClientServiceServicer):
             raise Invalid("NO_OUTCOME", "the report has neither a result nor a failure")
         await desk.report(client_id, number, request)
         return ReportResponse()
+
+    @answered
+    async def Exchange(  # noqa: N802
+        self, request: ExchangeRequest, context: _Context
+    ) -> ExchangeResponse:
+        """See client.proto."""
+        client_id, desk, number = self._assignment(request.assignment_id, context)
+        return await desk.exchange(client_id, number, request)
 
     @answered
     async def Decline(self, request: DeclineRequest, context: _Context) -> DeclineResponse:  # noqa: N802

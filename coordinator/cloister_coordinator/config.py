@@ -33,6 +33,9 @@ class CoordinatorConfig:
     """PEM file of its private key."""
     tls_client_ca: Path | None = None
     """PEM file of the authorities that sign clients' certificates; None: clients show none."""
+    identity_authority: Path | None = None
+    """PEM file of the authority that certifies clients' identities for secure aggregation; None:
+    jobs with secure aggregation are refused."""
     insecure: bool = False
     """Allow plaintext beyond loopback. Everybody on the way can then read and alter all."""
     join_token: str = ""

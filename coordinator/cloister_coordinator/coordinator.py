@@ -11,6 +11,7 @@ from cloister_coordinator import ledger, register
 from cloister_coordinator.desk import Desk
 from cloister_coordinator.errors import Closed, Conflict, Invalid, NotFound, StorageFailed
 from cloister_coordinator.first_model import first_version
+from cloister_coordinator.ledger import Spent
 from cloister_coordinator.records import job_status
 from cloister_coordinator.resources import Resources, now_ms
 from cloister_coordinator.resume import Resumed, job_of, resume, with_content
@@ -119,6 +120,12 @@ class Coordinator:
             )
         resources = self.resources
         submission = await asyncio.to_thread(check, spec, resources.blobs, resources.config.sandbox)
+        if spec.HasField("secure_aggregation") and resources.trust is None:
+            raise Invalid(
+                "NO_AUTHORITY",
+                "this coordinator knows no authority of clients' identities",
+                "Start it with --identity-authority; see `cloister pki`.",
+            )
         content = submission.spec.SerializeToString(deterministic=True)
         async with self._submitting:
             if key:
@@ -164,10 +171,12 @@ class Coordinator:
         Raises:
             NotFound: there is no such job.
         """
-        row, versions = await asyncio.to_thread(self._read_job, job_id)
+        row, versions, spent = await asyncio.to_thread(self._read_job, job_id)
         if row is None:
             raise NotFound("NO_JOB", f"there is no job {job_id[:64]!r}", "List the jobs.")
-        return job_status(row, versions.get(job_id, 0), self.waiting(job_id))
+        return job_status(
+            row, versions.get(job_id, 0), spent.get(job_id, Spent()), self.waiting(job_id)
+        )
 
     async def ended(self, job_ids: Collection[str]) -> list[str]:
         """Which of these jobs do not run and never will again; unknown ones are among them."""
@@ -181,16 +190,29 @@ class Coordinator:
         runner = self._runners.get(job_id)
         return runner.waiting if runner is not None else ""
 
-    def _read_job(self, job_id: str) -> tuple[ledger.Record | None, dict[str, int]]:
+    def _read_job(
+        self, job_id: str
+    ) -> tuple[ledger.Record | None, dict[str, int], dict[str, Spent]]:
         with self.resources.engine.connect() as c:
-            return ledger.job(c, job_id), ledger.version_numbers(c, [job_id])
+            return (
+                ledger.job(c, job_id),
+                ledger.version_numbers(c, [job_id]),
+                ledger.spent(c, [job_id]),
+            )
 
     def _resume(self) -> dict[str, Resumed]:
         job_ids = self.resources.read(ledger.running_jobs)
         return {job_id: resume(job_id, self.resources) for job_id in job_ids}
 
     def _run(self, job_id: str, resumed: Resumed) -> None:
-        runner = Runner(job_id, resumed.submission, self.resources, resumed.base, resumed.job)
+        runner = Runner(
+            job_id,
+            resumed.submission,
+            self.resources,
+            resumed.base,
+            resumed.job,
+            resumed.spent,
+        )
         if resumed.round is not None:
             runner.resume(resumed.round)
         self._runners[job_id] = runner

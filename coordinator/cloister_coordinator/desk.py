@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -19,7 +20,18 @@ from cloister_coordinator.outcome import check_failure, check_result, one_line
 from cloister_coordinator.resources import Resources
 from cloister_coordinator.roster import Connection
 from cloister_coordinator.spool import Part, check_blob, check_finite
-from cloister_protos import Blob, MemberState, ReportRequest, Result
+from cloister_privacy.errors import Misbehaved
+from cloister_protos import (
+    Blob,
+    Done,
+    ExchangeRequest,
+    ExchangeResponse,
+    MemberState,
+    ReportRequest,
+    Result,
+)
+
+_log = logging.getLogger(__name__)
 
 
 class Desk:
@@ -49,6 +61,8 @@ class Desk:
             mine = assignment_id(self._job_id, r.plan.number, connection.client_id)
             if mine not in at_work:
                 connection.send(r.message(connection.client_id))
+        elif r is not None and r.needs(connection.client_id):
+            mine = assignment_id(self._job_id, r.plan.number, connection.client_id)
         for name in at_work:
             if name != mine and name.startswith(f"{self._job_id}/"):
                 connection.send(cancel(name, "the round is over"))
@@ -83,10 +97,57 @@ class Desk:
         durable = self._resources.journal.write(
             lambda c: ledger.take_report(c, self._job_id, number, client_id, state, reason, report)
         )
-        self._changed()
+        self._stepped(r)
         await durable
         if fault is not None:
             raise fault
+
+    async def exchange(
+        self, client_id: str, number: int, request: ExchangeRequest
+    ) -> ExchangeResponse:
+        """Take a step of secure aggregation; returns when all members have, or after a while.
+
+        Raises:
+            Invalid: the step cannot be right; while the round collects, the member has failed.
+            Closed: the round takes nothing from this client any more.
+            NotFound: it is no member of such a round.
+        """
+        r = self.round
+        if r is None or r.plan.number != number or client_id not in r.core.members:
+            row = await self._recorded(client_id, number)
+            if row.state == MemberState.MEMBER_STATE_REPORTED:
+                return ExchangeResponse(done=Done())
+            raise _closed(number)
+        if r.secure is None:
+            raise Invalid("NOT_SECURE", "this round has no secure aggregation")
+        if not (r.announced and (r.open_for(client_id) or r.needs(client_id))):
+            raise _closed(number)
+        try:
+            return await r.secure.exchange(client_id, request)
+        except Misbehaved as error:
+            self.fail(r, client_id, error.fault)
+            raise Invalid("BAD_STEP", error.fault) from error
+        except Closed:
+            # a member that began anew, without its keys, has nothing more to give
+            if request.WhichOneof("step") in ("keys", "dealing"):
+                self.fail(r, client_id, "it came back without the keys of this round")
+            raise
+
+    def fail(self, r: OpenRound, client_id: str, reason: str) -> None:
+        """A member of a round is at fault; nothing more is taken from it."""
+        _log.warning(
+            "a member is at fault",
+            extra={
+                "job": self._job_id,
+                "round": r.plan.number,
+                "client": client_id,
+                "reason": reason,
+            },
+        )
+        if r.open_for(client_id):
+            r.core.failed(client_id, reason)
+            self._step(r, client_id)
+            self._stepped(r)
 
     async def decline(self, client_id: str, number: int, reason: str) -> None:
         """Take a no; returns once it is durable.
@@ -102,15 +163,18 @@ class Desk:
             return
         r.core.declined(client_id, one_line(reason))
         durable = self._step(r, client_id)
-        self._changed()
+        self._stepped(r)
         await durable
 
     def lost(self, client_id: str, reason: str) -> None:
         """A client's stream ended and it did not come back in time."""
-        if self.round is not None and client_id in self.outstanding:
-            self.round.core.lost(client_id, reason)
-            self._step(self.round, client_id)
+        r = self.round
+        if r is not None and client_id in self.outstanding:
+            r.core.lost(client_id, reason)
+            self._step(r, client_id)
             self._changed()
+        if r is not None and r.secure is not None:
+            r.secure.gone(client_id)
 
     def offers(self, client_id: str, number: int, digest: bytes) -> bool:
         """Whether a blob belongs to an open assignment of the client."""
@@ -147,7 +211,7 @@ class Desk:
             if e.reason == "UPDATE_NOT_FINITE" and r.open_for(client_id):
                 r.core.failed(client_id, f"its update was refused: {e.message}")
                 self._step(r, client_id)
-                self._changed()
+                self._stepped(r)
             raise
         if not r.open_for(client_id) and client_id not in r.results:
             part.path.unlink(missing_ok=True)
@@ -169,18 +233,30 @@ class Desk:
         check_result(result, r.expectation, r.metric_names)
         if result.HasField("update") and not self._part(r, client_id, result.update).complete:
             raise Invalid("NO_UPLOAD", "the update the result names was not uploaded completely")
+        if r.secure is not None:
+            try:
+                r.secure.vector(client_id, result.accused)
+            except Misbehaved as error:
+                raise Invalid("BAD_RESULT", error.fault) from error
         update = r.keep(client_id, result)
         r.core.reported(client_id)
         return Report(digest, result.SerializeToString(), update or None)
 
     def _part(self, r: OpenRound, client_id: str, blob: Blob) -> Part:
-        return self._resources.spool.part(r.group, client_id, blob, check_finite)
+        check = check_finite if r.secure is None else None
+        return self._resources.spool.part(r.group, client_id, blob, check)
 
     def _open(self, client_id: str, number: int) -> OpenRound | None:
         r = self.round
         if r is None or r.plan.number != number or not r.open_for(client_id):
             return None
         return r
+
+    def _stepped(self, r: OpenRound) -> None:
+        """A member has reported or left."""
+        self._changed()
+        if r.secure is not None:
+            r.secure.review()
 
     def _step(self, r: OpenRound, client_id: str) -> asyncio.Future[None]:
         number, state = r.plan.number, r.core.members[client_id]

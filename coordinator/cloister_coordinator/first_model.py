@@ -26,7 +26,13 @@ def first_version(submission: Submission, blobs: Blobs, limits: Limits) -> NewVe
         Invalid: the task cannot be run here, or fails.
     """
     spec, manifest = submission.spec, submission.task.manifest
-    first = NewVersion(version=0, digest=b"", size=4 * manifest.parameter_count, round_number=0)
+    first = NewVersion(
+        version=0,
+        digest=b"",
+        size=4 * manifest.parameter_count,
+        round_number=0,
+        clip_norm=spec.clip_norm,
+    )
     if spec.HasField("initial_model"):
         return replace(first, digest=spec.initial_model.digest)
     if manifest.kind == Kind.KIND_SUMMARY:

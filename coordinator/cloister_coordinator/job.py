@@ -97,6 +97,10 @@ class Job:
         if self.abandoned_in_a_row >= self.max_abandoned:
             self.fail(f"{self.abandoned_in_a_row} rounds in a row were abandoned; last: {reason}")
 
+    def finish(self, reason: str) -> None:
+        """What is there is all there will be."""
+        self._step(JobEvent.FINISH, reason)
+
     def fail(self, reason: str) -> None:
         """Give up."""
         self._step(JobEvent.FAIL, reason)

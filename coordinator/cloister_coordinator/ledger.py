@@ -63,6 +63,17 @@ class NewVersion:
     state_digest: bytes | None = None
     content: bytes | None = None
     """Its bytes, when they go into the database along with it."""
+    clip_norm: float = 0.0
+    """The clipping norm of rounds that start from it; 0: none."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a job with differential privacy has spent."""
+
+    releases: int = 0
+    """Sums that were seen."""
+    epsilon: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -91,9 +102,16 @@ def end_job(c: Connection, job_id: str, state: JobState, reason: str) -> None:
 
 
 def open_round(
-    c: Connection, job_id: str, plan: Plan, members: Iterable[str], began_ms: int, deadline_ms: int
+    c: Connection,
+    job_id: str,
+    plan: Plan,
+    members: Iterable[str],
+    began_ms: int,
+    deadline_ms: int,
+    clip_norm: float,
+    spent: Spent,
 ) -> None:
-    """Record a round and its cohort."""
+    """Record a round and its cohort, and what the job spent before it."""
     c.execute(
         _OPEN_ROUND,
         {
@@ -107,6 +125,9 @@ def open_round(
             "started_at_ms": began_ms,
             "deadline_at_ms": deadline_ms,
             "ended_at_ms": 0,
+            "clip_norm": clip_norm,
+            "releases": spent.releases,
+            "epsilon": spent.epsilon,
         },
     )
     assigned = MemberState.MEMBER_STATE_ASSIGNED
@@ -153,6 +174,20 @@ def fold_round(c: Connection, job_id: str, number: int) -> None:
     c.execute(_STEP_ROUND, {"job": job_id, "round": number, "state": state})
 
 
+def spend(c: Connection, job_id: str, number: int, spent: Spent) -> None:
+    """Record that a round's sum is about to be seen, and what the job spent with it."""
+    values = {"releases": spent.releases, "epsilon": spent.epsilon}
+    c.execute(_STEP_ROUND, {"job": job_id, "round": number} | values)
+
+
+def spent(c: Connection, job_ids: Iterable[str]) -> dict[str, Spent]:
+    """What each job has spent."""
+    most = func.max(RoundRow.releases), func.max(RoundRow.epsilon)
+    query = select(RoundRow.job_id, *most).group_by(RoundRow.job_id)
+    rows = c.execute(query.where(RoundRow.job_id.in_(list(job_ids))))
+    return {row[0]: Spent(row[1], row[2]) for row in rows}
+
+
 def end_round(
     c: Connection,
     job_id: str,
@@ -191,6 +226,7 @@ def add_version(c: Connection, job_id: str, new: NewVersion, now_ms: int) -> Non
             "round_number": new.round_number,
             "committed_at_ms": now_ms,
             "state_digest": new.state_digest,
+            "clip_norm": new.clip_norm,
         },
     )
 

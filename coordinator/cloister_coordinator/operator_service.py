@@ -13,6 +13,7 @@ from cloister_coordinator.client_service import authorization
 from cloister_coordinator.coordinator import OPERATOR_GROUP, Coordinator
 from cloister_coordinator.download import Downloads
 from cloister_coordinator.errors import Invalid
+from cloister_coordinator.ledger import Spent
 from cloister_coordinator.operator_token import OperatorToken
 from cloister_coordinator.outcome import one_line
 from cloister_coordinator.records import client_status, job_status, model_version, round_record
@@ -22,6 +23,7 @@ from cloister_protos import (
     GetBlobRequest,
     GetJobRequest,
     JobEvent,
+    JobSpec,
     JobState,
     JobStatus,
     ListClientsRequest,
@@ -183,14 +185,23 @@ class OperatorService(OperatorServiceServicer):
     def _jobs(self, limit: int, after: str) -> list[JobStatus]:
         with self._resources.engine.connect() as c:
             rows = ledger.jobs(c, limit, after)
-            versions = ledger.version_numbers(c, [row.id for row in rows])
+            ids = [row.id for row in rows]
+            versions, spent = ledger.version_numbers(c, ids), ledger.spent(c, ids)
         waiting = self._coordinator.waiting
-        return [job_status(row, versions.get(row.id, 0), waiting(row.id)) for row in rows]
+        return [
+            job_status(row, versions.get(row.id, 0), spent.get(row.id, Spent()), waiting(row.id))
+            for row in rows
+        ]
 
     def _rounds(self, job_id: str, first: int) -> list[RoundRecord]:
         with self._resources.engine.connect() as c:
             rows = ledger.ended_rounds(c, job_id, first, _WATCH_ROUNDS)
-            return [round_record(row, ledger.members(c, job_id, row.number)) for row in rows]
+            if not rows:
+                return []
+            job = ledger.job(c, job_id)
+            assert job is not None
+            spec = JobSpec.FromString(job.spec)
+            return [round_record(spec, row, ledger.members(c, job_id, row.number)) for row in rows]
 
 
 def _limit(asked: int) -> int:

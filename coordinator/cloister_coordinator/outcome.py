@@ -27,10 +27,14 @@ class Expectation:
     epochs: int
     """0: no training."""
     evaluate: bool
+    masked: int | None = None
+    """Bytes of a masked vector, and nothing else is told; None: results come in clear."""
 
     @property
     def update_bytes(self) -> int:
         """Bytes of an update; 0: none is expected."""
+        if self.masked is not None:
+            return self.masked
         return 4 * self.manifest.parameter_count if self.epochs else 0
 
 
@@ -42,6 +46,11 @@ def check_result(result: Result, expected: Expectation, metrics: Collection[str]
     Raises:
         Invalid: the client is at fault; its message is fit for the round's record.
     """
+    clear = expected.masked is None
+    if not clear:
+        _check_masked(result)
+    elif result.accused:
+        raise Invalid("BAD_RESULT", "members are accused without secure aggregation")
     _check_sums("training", result.training_sums, metrics, asked=expected.epochs > 0)
     _check_sums("evaluation", result.evaluation_sums, metrics, asked=expected.evaluate)
     for what, rows in (("trained on", result.examples), ("evaluated", result.evaluated_rows)):
@@ -65,8 +74,20 @@ def check_result(result: Result, expected: Expectation, metrics: Collection[str]
             f"an update of {inline} bytes inline and {result.update.size} uploaded;"
             f" {expected.update_bytes} were expected",
         )
-    if inline:
+    if inline and clear:
         check_finite(result.inline_update)
+
+
+def _check_masked(result: Result) -> None:
+    told = (
+        result.examples,
+        result.trained_rows,
+        result.evaluated_rows,
+        len(result.training_sums),
+        len(result.evaluation_sums),
+    )
+    if any(told):
+        raise Invalid("BAD_RESULT", "rows or metrics in clear, under secure aggregation")
 
 
 def check_failure(failure: Failure) -> str:

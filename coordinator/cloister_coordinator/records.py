@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cloister_coordinator.ledger import Record
+from cloister_coordinator.ledger import Record, Spent
 from cloister_protos import (
     Blob,
     Capabilities,
@@ -14,6 +14,7 @@ from cloister_protos import (
     Member,
     Metrics,
     ModelVersion,
+    PrivacySpent,
     RoundRecord,
 )
 
@@ -21,19 +22,29 @@ MAX_RECORD_BYTES = 3 * 1024 * 1024
 """Bytes of a round's record; a larger one goes out without the members' reasons."""
 
 
-def job_status(row: Record, version: int, waiting: str = "") -> JobStatus:
-    """A job's row, with its newest version and what it waits for."""
+def job_status(row: Record, version: int, spent: Spent, waiting: str = "") -> JobStatus:
+    """A job's row, with its newest version, what it spent and what it waits for."""
+    spec = JobSpec.FromString(row.spec)
     return JobStatus(
         job_id=row.id,
-        spec=JobSpec.FromString(row.spec),
+        spec=spec,
         state=row.state,
+        privacy_spent=privacy_spent(spec, spent),
         reason=row.reason or waiting,
         version=version,
         submitted_at_ms=row.submitted_at_ms,
     )
 
 
-def round_record(row: Record, members: Iterable[Record]) -> RoundRecord:
+def privacy_spent(spec: JobSpec, spent: Spent) -> PrivacySpent | None:
+    """What a job has spent; None: it has no differential privacy."""
+    if not spec.HasField("differential_privacy"):
+        return None
+    delta = spec.differential_privacy.delta
+    return PrivacySpent(epsilon=spent.epsilon, delta=delta, rounds=spent.releases)
+
+
+def round_record(spec: JobSpec, row: Record, members: Iterable[Record]) -> RoundRecord:
     """A round's row with those of its members."""
     record = RoundRecord(
         number=row.number,
@@ -46,6 +57,8 @@ def round_record(row: Record, members: Iterable[Record]) -> RoundRecord:
         evaluation=None if row.evaluation is None else Metrics.FromString(row.evaluation),
         started_at_ms=row.started_at_ms,
         ended_at_ms=row.ended_at_ms,
+        clip_norm=row.clip_norm,
+        privacy_spent=privacy_spent(spec, Spent(row.releases, row.epsilon)),
     )
     if record.ByteSize() > MAX_RECORD_BYTES:
         for member in record.members:

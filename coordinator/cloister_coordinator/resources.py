@@ -15,6 +15,7 @@ from cloister_coordinator.config import CoordinatorConfig
 from cloister_coordinator.journal import Journal
 from cloister_coordinator.roster import Roster
 from cloister_coordinator.spool import Spool
+from cloister_privacy.certificate import Trust
 from cloister_sandbox import SandboxPool
 
 _T = TypeVar("_T")
@@ -32,6 +33,8 @@ class Resources:
     roster: Roster
     pool: SandboxPool
     folds: ThreadPoolExecutor
+    trust: Trust | None
+    """In the authority behind clients' identities; None: no secure aggregation."""
 
     def read(self, query: Callable[..., _T], *arguments: object) -> _T:
         """Run one of the ledger's reads on a connection of its own; blocks."""

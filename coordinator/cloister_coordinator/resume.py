@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import Connection
 
 from cloister_coordinator import ledger
 from cloister_coordinator.assignments import template
 from cloister_coordinator.job import Job, Plan
-from cloister_coordinator.ledger import NewVersion, Record
+from cloister_coordinator.ledger import NewVersion, Record, Spent
 from cloister_coordinator.open_round import OpenRound
 from cloister_coordinator.resources import Resources
 from cloister_coordinator.round import Round
@@ -22,6 +22,8 @@ from cloister_protos import (
     RoundState,
 )
 
+UNDER_WAY = (RoundState.ROUND_STATE_COLLECTING, RoundState.ROUND_STATE_FOLDING)
+
 
 @dataclass(frozen=True)
 class Resumed:
@@ -31,6 +33,7 @@ class Resumed:
     base: NewVersion
     job: Job
     round: OpenRound | None
+    spent: Spent = field(default_factory=Spent)
 
 
 def job_of(spec: JobSpec) -> Job:
@@ -50,6 +53,7 @@ def with_content(version: NewVersion, resources: Resources) -> NewVersion:
         version.round_number,
         version.state_digest,
         content,
+        version.clip_norm,
     )
 
 
@@ -67,16 +71,24 @@ def resume(job_id: str, resources: Resources) -> Resumed:
         )
         v = ledger.latest_version(c, job_id)
         base = with_content(
-            NewVersion(v.version, v.digest, v.size, v.round_number, v.state_digest), resources
+            NewVersion(
+                v.version,
+                v.digest,
+                v.size,
+                v.round_number,
+                v.state_digest,
+                clip_norm=v.clip_norm,
+            ),
+            resources,
         )
         latest = ledger.latest_round(c, job_id)
         job = job_of(spec)
         job.restore(v.version, latest.number if latest else 0, ledger.abandoned_in_a_row(c, job_id))
-        under_way = (RoundState.ROUND_STATE_COLLECTING, RoundState.ROUND_STATE_FOLDING)
         round_ = None
-        if latest is not None and latest.state in under_way:
+        if latest is not None and latest.state in UNDER_WAY:
             round_ = _round(c, job_id, submission, base, latest)
-        return Resumed(submission, base, job, round_)
+        spent = ledger.spent(c, [job_id]).get(job_id, Spent())
+        return Resumed(submission, base, job, round_, spent)
 
 
 def _round(
@@ -93,6 +105,8 @@ def _round(
         spec.cohort.minimum,
         row.evaluation_only,
     )
+    if spec.HasField("secure_aggregation") and core.state in UNDER_WAY:
+        core.abandon("the coordinator was restarted, which forgets the keys of a round")
     model = Blob(digest=base.digest, size=base.size)
     return OpenRound(
         job_id=job_id,
@@ -100,7 +114,7 @@ def _round(
         manifest=submission.task.manifest,
         plan=plan,
         core=core,
-        shared=template(job_id, spec, plan, model, base.content or b""),
+        shared=template(job_id, spec, plan, model, base.content or b"", base.clip_norm),
         started_ms=row.started_at_ms,
         deadline_ms=row.deadline_at_ms,
         # Their inline updates stay in the database until they are folded.

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -19,19 +20,24 @@ from cloister_coordinator import cohort, ledger
 from cloister_coordinator.aggregation import Aggregator
 from cloister_coordinator.assignments import assignment_id, cancel, template
 from cloister_coordinator.desk import Desk
-from cloister_coordinator.fold import fold
+from cloister_coordinator.fold import fold, fold_secure
 from cloister_coordinator.job import Job
-from cloister_coordinator.ledger import NewVersion
+from cloister_coordinator.ledger import NewVersion, Spent
 from cloister_coordinator.open_round import OpenRound
+from cloister_coordinator.protection import counters, release
 from cloister_coordinator.resources import Resources, now_ms
+from cloister_coordinator.resume import UNDER_WAY
 from cloister_coordinator.roster import Need
 from cloister_coordinator.round import Round
+from cloister_coordinator.secure_round import SecureRound
 from cloister_coordinator.submission import Submission
+from cloister_privacy.errors import Unrecoverable
+from cloister_privacy.server import Server
+from cloister_privacy.terms import Terms
 from cloister_protos import Blob, JobState, RoundState
 from cloister_sandbox import SandboxError
 
 _MAX_RETRY_SECONDS = 60.0
-_UNDER_WAY = (RoundState.ROUND_STATE_COLLECTING, RoundState.ROUND_STATE_FOLDING)
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +48,7 @@ class Runner:
     Args:
         base: the newest model version, with its content if that is small.
         job: the progress so far.
+        spent: of the job's privacy budget so far.
     """
 
     def __init__(
@@ -51,6 +58,7 @@ class Runner:
         resources: Resources,
         base: NewVersion,
         job: Job,
+        spent: Spent,
     ) -> None:
         self.job_id = job_id
         self.spec = submission.spec
@@ -70,6 +78,8 @@ class Runner:
             memory_bytes=self._manifest.memory_bytes,
         )
         self._base = base
+        self._spent = spent
+        self._release = release(self.spec, self._manifest)
         self._stopping = False
         self._ending = asyncio.Event()
         self._wake = asyncio.Event()
@@ -102,8 +112,10 @@ class Runner:
         """
         self.job.cancel(reason)
         r, self.desk.round = self.desk.round, None
-        ended = r if r is not None and r.core.state in _UNDER_WAY else None
+        ended = r if r is not None and r.core.state in UNDER_WAY else None
         if ended is not None:
+            if ended.secure is not None:
+                ended.secure.end("the job was cancelled")
             self._dismiss(ended, "the job was cancelled")
             ended.core.abandon("the job was cancelled")
 
@@ -185,15 +197,42 @@ class Runner:
         )
         began = now_ms()
         model = Blob(digest=self._base.digest, size=self._base.size)
-        return OpenRound(
+        shared = template(
+            self.job_id, self.spec, plan, model, self._base.content or b"", self._base.clip_norm
+        )
+        r = OpenRound(
             job_id=self.job_id,
             spec=self.spec,
             manifest=self._manifest,
             plan=plan,
             core=core,
-            shared=template(self.job_id, self.spec, plan, model, self._base.content or b""),
+            shared=shared,
             started_ms=began,
             deadline_ms=began + round(self.spec.round_deadline_seconds * 1000),
+        )
+        if self.spec.HasField("secure_aggregation"):
+            r.secure = self._secure(r)
+        return r
+
+    def _secure(self, r: OpenRound) -> SecureRound:
+        """The secure aggregation of a round that opens."""
+        assert self._resources.trust is not None, "checked when the job was submitted"
+        counted = counters(r.shared.secure, self._manifest)
+        terms = Terms.of(r.shared, self._manifest.parameter_count, len(counted))
+        server = Server(terms, self._resources.trust)
+
+        def over(reason: str) -> None:
+            if r.core.state in UNDER_WAY:
+                r.core.abandon(reason)
+                self._wake.set()
+
+        return SecureRound(
+            server,
+            terms,
+            counted,
+            outstanding=lambda: r.core.outstanding,
+            failed=partial(self.desk.fail, r),
+            over=over,
         )
 
     async def _open(self, r: OpenRound) -> None:
@@ -202,7 +241,16 @@ class Runner:
         self._announce(r)
 
     def _record_opening(self, c: Connection, r: OpenRound) -> None:
-        ledger.open_round(c, self.job_id, r.plan, r.core.members, r.started_ms, r.deadline_ms)
+        ledger.open_round(
+            c,
+            self.job_id,
+            r.plan,
+            r.core.members,
+            r.started_ms,
+            r.deadline_ms,
+            r.shared.clip_norm,
+            self._spent,
+        )
 
     def _announce(self, r: OpenRound) -> None:
         """Tell the members of a round that is durable now."""
@@ -211,6 +259,8 @@ class Runner:
         r.announced = True
         for client_id in r.core.members:
             self._resources.roster.send(client_id, r.message(client_id))
+        if r.secure is not None:
+            r.secure.begin()
         self._watch_deadline(r)
 
     def _watch_deadline(self, r: OpenRound) -> None:
@@ -253,6 +303,9 @@ class Runner:
             self._base = new or self._base
         else:
             self.job.abandoned(r.core.reason)
+        if r.secure is not None:
+            r.secure.end("")
+        self._stop_at_budget()
         running = self.job.state == JobState.JOB_STATE_RUNNING
         going_on = running and not self._stopping and not self.job.abandoned_in_a_row
         following = self._prepare() if going_on else None
@@ -285,15 +338,22 @@ class Runner:
         self._fixed = self._resources.journal.write(
             lambda c: ledger.fold_round(c, self.job_id, r.plan.number)
         )
-        if r.plan.evaluation_only:
+        if r.plan.evaluation_only and r.secure is None:
             return None
         if not r.in_memory():
             await self._fixed  # the updates are read back from the database
         loop = asyncio.get_running_loop()
+        end = self._base, self._aggregator, self._resources
         try:
-            return await loop.run_in_executor(
-                self._resources.folds, fold, r, self._base, self._aggregator, self._resources
-            )
+            if r.secure is None:
+                return await loop.run_in_executor(self._resources.folds, fold, r, *end)
+            server = await self._reveal(r, r.secure)
+            return await loop.run_in_executor(self._resources.folds, fold_secure, r, server, *end)
+        except Unrecoverable as e:
+            if self.desk.round is r:
+                named = "".join(f"; {member} {fault}" for member, fault in e.named.items())
+                r.core.abandon(f"secure aggregation came to nothing: {e}{named}")
+            return None
         except SandboxError as e:
             _log.warning(
                 "the aggregation failed",
@@ -302,6 +362,34 @@ class Runner:
             if self.desk.round is r:
                 r.core.abandon(f"the aggregation failed ({e.kind}): {e.message}")
             return None
+
+    async def _reveal(self, r: OpenRound, secure: SecureRound) -> Server:
+        """Have the survivors agree on each other, then reveal what masks their sum.
+
+        What the sum costs is durable before anybody is asked for a share: a coordinator that is
+        killed in between has spent it all the same.
+        """
+        await secure.confirmed()
+        if self._release is not None and not r.plan.evaluation_only:
+            count, delta = self._spent.releases + 1, self.spec.differential_privacy.delta
+            self._spent = spent = Spent(count, self._release.epsilon(count, delta))
+            await self._resources.journal.write(
+                lambda c: ledger.spend(c, self.job_id, r.plan.number, spent)
+            )
+        return await secure.revealed()
+
+    def _stop_at_budget(self) -> None:
+        """End the job if one more sum would cost more than it may."""
+        privacy = self.spec.differential_privacy
+        if self._release is None or not privacy.epsilon:
+            return
+        following = self._release.epsilon(self._spent.releases + 1, privacy.delta)
+        if following > privacy.epsilon and self.job.state == JobState.JOB_STATE_RUNNING:
+            self.job.finish(
+                f"stopped at its privacy budget: epsilon {self._spent.epsilon:.4g} of"
+                f" {privacy.epsilon:.4g} after {self._spent.releases} sums;"
+                f" another would take it to {following:.4g}"
+            )
 
     def _dismiss(
         self, r: OpenRound, reason: str, client_ids: tuple[str, ...] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, ForeignKey, LargeBinary, String, Text
+from sqlalchemy import BigInteger, Double, ForeignKey, LargeBinary, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 _COMPACT = {"sqlite_with_rowid": False}
@@ -12,7 +12,7 @@ _COMPACT = {"sqlite_with_rowid": False}
 class Base(DeclarativeBase):
     """What all tables share."""
 
-    type_annotation_map = {int: BigInteger, bytes: LargeBinary, str: Text}  # noqa: RUF012
+    type_annotation_map = {int: BigInteger, float: Double, bytes: LargeBinary, str: Text}  # noqa: RUF012
 
 
 class ClientRow(Base):
@@ -64,6 +64,13 @@ class RoundRow(Base):
     """A `Metrics` message."""
     evaluation: Mapped[bytes | None]
     """A `Metrics` message."""
+    clip_norm: Mapped[float]
+    """The clipping norm in force; 0: none."""
+    releases: Mapped[int]
+    """Sums that the job has released under differential privacy, up to and with this round; its
+    own is counted before the first member is asked for a share."""
+    epsilon: Mapped[float]
+    """What they cost."""
 
 
 class MemberRow(Base):
@@ -99,6 +106,8 @@ class VersionRow(Base):
     committed_at_ms: Mapped[int]
     state_digest: Mapped[bytes | None]
     """The aggregation's server state after it; None: there is none, or it is zero."""
+    clip_norm: Mapped[float]
+    """The clipping norm of rounds that start from it; 0: none."""
 
 
 class SmallBlobRow(Base):

@@ -30,6 +30,7 @@ from cloister_coordinator.resources import Resources
 from cloister_coordinator.roster import Roster
 from cloister_coordinator.sessions import Sessions
 from cloister_coordinator.spool import Spool
+from cloister_privacy.certificate import BadCertificate, Trust, from_pem
 from cloister_sandbox import SandboxPool
 
 _FOLDS_AT_ONCE = 2
@@ -119,6 +120,7 @@ async def _resources(config: CoordinatorConfig) -> AsyncIterator[Resources]:
                 roster=Roster(),
                 pool=pool,
                 folds=folds,
+                trust=_trust(config.identity_authority),
             )
         except OSError as e:
             raise ConfigurationError(f"the data folder {folder} cannot be used: {e}") from e
@@ -126,6 +128,17 @@ async def _resources(config: CoordinatorConfig) -> AsyncIterator[Resources]:
             yield resources
         finally:
             await resources.journal.close()
+
+
+def _trust(path: Path | None) -> Trust | None:
+    if path is None:
+        return None
+    try:
+        return Trust(from_pem(path.read_bytes()))
+    except OSError as e:
+        raise ConfigurationError(f"cannot read {path}: {e.strerror}") from e
+    except BadCertificate as e:
+        raise ConfigurationError(f"{path} is no certificate of an authority: {e}") from e
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cloister_coordinator import cohort
+from cloister_coordinator import cohort, protection
 from cloister_coordinator.blobs import Blobs
 from cloister_coordinator.errors import Invalid, NotFound
 from cloister_coordinator.outcome import one_line
@@ -73,6 +73,7 @@ def check(spec: JobSpec, blobs: Blobs, limits: Limits) -> Submission:
         )
     _check_training(filled, task.manifest)
     _check_models(filled, task.manifest, blobs)
+    protection.check(filled, task.manifest, aggregation.manifest)
     return Submission(filled, task, aggregation)
 
 

@@ -20,10 +20,11 @@ What it is made of:
 - ``field``, ``shamir``  secrets in shares
 - ``graph``, ``parameters``  who shares with whom, and how many shares bring a secret back
 - ``encoding``, ``packing``, ``counters``  updates, row counts and metrics as integers
+- ``cost``          what a round costs a member, in bytes
 
 Differential privacy:
 
-- ``clipping``      of updates, fixed or by a quantile
+- ``clipping``      a norm that follows a quantile of the updates'
 - ``noise``         from a cryptographic generator
-- ``accounting``    what rounds cost
+- ``accounting``    what rounds cost, in epsilon
 """

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from cloister_privacy.counters import UNCLIPPED_STEPS
 from cloister_privacy.errors import BelowFloor
+from cloister_privacy.noise import honest_survivors
 from cloister_privacy.parameters import complete_threshold, secure
 from cloister_privacy.terms import Terms
 from cloister_protos import Graph
@@ -48,12 +50,22 @@ class Floors:
         if settings.graph == Graph.GRAPH_RING and not self.ring:
             raise BelowFloor("a sparse graph trusts the coordinator to follow the protocol")
         if self.noise_multiplier:
-            colluding = math.floor(settings.corrupt_fraction * offered.members + 1e-9)
-            honest = max(0, offered.minimum - colluding)
+            if not (offered.private and settings.max_weight == 1):
+                raise BelowFloor(
+                    "this device wants noise in the sum; then no update may count for more than 1"
+                    " and no exact metrics may be summed, as differential privacy has it"
+                )
+            honest = honest_survivors(offered.minimum, offered.members, settings.corrupt_fraction)
             noise = math.sqrt(honest * offered.noise_variance) * terms.encoding.step
             if noise < self.noise_multiplier * terms.clip_norm * (1 - 1e-9):
                 raise BelowFloor(
                     f"the members' noise is {noise / terms.clip_norm:.4g} clipping norms;"
+                    f" this device wants at least {self.noise_multiplier:g}"
+                )
+            count = math.sqrt(honest * offered.count_variance) / UNCLIPPED_STEPS
+            if 0 < count < self.noise_multiplier * (1 - 1e-9):
+                raise BelowFloor(
+                    f"the noise on the number of unclipped updates is {count:.4g};"
                     f" this device wants at least {self.noise_multiplier:g}"
                 )
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from cloister_privacy.certificate import BadCertificate, Trust
 from cloister_privacy.errors import Misbehaved, OutOfStep, Unrecoverable
 from cloister_privacy.graph import Graph
 from cloister_privacy.keystream import add_masks
+from cloister_privacy.parameters import plan
 from cloister_privacy.shamir import SHARE_BYTES
 from cloister_privacy.statements import (
     COMMITTED_BYTES,
@@ -42,6 +45,7 @@ from cloister_protos import (
     Survivors,
     Unmasking,
 )
+from cloister_protos import Graph as GraphKind
 
 
 class Phase(Enum):
@@ -55,6 +59,15 @@ class Phase(Enum):
     OVER = auto()
 
 
+@dataclass(frozen=True)
+class _Dealt:
+    """What counts of a dealing; a message's field would be copied as a whole at every look."""
+
+    sealed: bytes
+    commitments: bytes
+    seed_commitment: bytes
+
+
 class Server:
     """One round's secure aggregation.
 
@@ -64,20 +77,22 @@ class Server:
     Args:
         terms: what all members are told.
         trust: in the authority whose certificates make a member.
-        layout: from the number of members to their neighbours and threshold.
+        layout: from the number of members to their neighbours and threshold; by default, what the
+            terms ask for.
     """
 
     def __init__(
-        self, terms: Terms, trust: Trust, layout: Callable[[int], tuple[int, int]]
+        self, terms: Terms, trust: Trust, layout: Callable[[int], tuple[int, int]] | None = None
     ) -> None:
         self.phase = Phase.KEYS
         self.accusations: dict[str, list[str]] = {}
         """Members whose shares could not be opened, with those who say so."""
-        self._terms, self._trust, self._layout = terms, trust, layout
+        self._terms, self._trust = terms, trust
+        self._layout = layout or partial(_layout, terms)
         self._probe = KeyPair.generate()
         self._keys: dict[str, Keys] = {}
         self._identities: dict[str, bytes] = {}
-        self._dealings: dict[int, Dealing] = {}
+        self._dealings: dict[int, _Dealt] = {}
         self._survivors: set[int] = set()
         self._confirmations: dict[int, bytes] = {}
         self._revealed: dict[int, dict[int, bytes]] = {}
@@ -163,16 +178,17 @@ class Server:
         self._expect(Phase.DEALINGS)
         place = self._place(member)
         near = len(self._near[place])
+        dealt = _Dealt(dealing.sealed, dealing.commitments, dealing.seed_commitment)
         if (
-            len(dealing.sealed) != SEALED_BYTES * (near - 1)
-            or len(dealing.commitments) != COMMITTED_BYTES * near
-            or len(dealing.seed_commitment) != HASH_BYTES
+            len(dealt.sealed) != SEALED_BYTES * (near - 1)
+            or len(dealt.commitments) != COMMITTED_BYTES * near
+            or len(dealt.seed_commitment) != HASH_BYTES
         ):
             raise Misbehaved(member, "dealt shares of another length or number")
         statement = statements.dealing(self._session, dealing)
         if not statements.signed(self._identities[member], dealing.signature, statement):
             raise Misbehaved(member, "did not sign its dealing")
-        self._dealings[place] = dealing
+        self._dealings[place] = dealt
 
     def close_dealings(self) -> None:
         """Who deals, deals now.
@@ -190,12 +206,13 @@ class Server:
         holder = self._place(member)
         sealed, commitments = [], []
         for dealer in self._near[holder]:
-            if dealer == holder or dealer not in self._dealings:
+            dealt = self._dealings.get(dealer)
+            if dealt is None or dealer == holder:
                 continue
-            dealing, at = self._dealings[dealer], self._index(dealer, holder)
-            commitments.append(_record(dealing.commitments, at, COMMITTED_BYTES))
-            at -= at > self._index(dealer, dealer)  # nothing is sealed to oneself
-            sealed.append(_record(dealing.sealed, at, SEALED_BYTES))
+            at = self._index(dealer, holder)
+            commitments.append(_record(dealt.commitments, at, COMMITTED_BYTES))
+            at -= dealer < holder  # nothing is sealed to oneself
+            sealed.append(_record(dealt.sealed, at, SEALED_BYTES))
         return Shares(
             dealers=self._dealers,
             sealed=b"".join(sealed),
@@ -433,6 +450,18 @@ class Server:
         if fault:
             self.phase = Phase.OVER
             raise Unrecoverable(fault)
+
+
+def _layout(terms: Terms, members: int) -> tuple[int, int]:
+    """Neighbours and threshold of so many members."""
+    settings = terms.secure.settings
+    chosen = plan(
+        members,
+        settings.corrupt_fraction,
+        settings.drop_out_fraction,
+        graph="ring" if settings.graph == GraphKind.GRAPH_RING else "complete",
+    )
+    return chosen.degree, chosen.threshold
 
 
 def _record(data: bytes, at: int, size: int) -> bytes:

@@ -59,6 +59,7 @@ class Terms:
             max_weight=settings.max_weight,
             members=self.secure.members,
             noise_variance=self.secure.noise_variance,
+            central_variance=self.secure.central_variance,
         )
 
 
@@ -75,8 +76,8 @@ def _digest(assignment: Assignment, parameters: int, counters: int) -> bytes:
         _whole(assignment.evaluate, parameters, counters),
         struct.pack("<d", assignment.clip_norm),
         _whole(settings.graph, settings.value_bits, settings.max_weight),
-        struct.pack("<3d", *_fractions(secure)),
-        _whole(secure.members, secure.minimum),
+        struct.pack("<5d", *_fractions(secure)),
+        _whole(secure.members, secure.minimum, secure.private),
     ]
     return hashlib.sha256(b"cloister terms v1\0" + joined(fields)).digest()
 
@@ -99,9 +100,10 @@ def _blob(blob: Blob) -> bytes:
     return blob.digest + _whole(blob.size)
 
 
-def _fractions(secure: SecureTerms) -> tuple[float, float, float]:
+def _fractions(secure: SecureTerms) -> tuple[float, ...]:
     settings = secure.settings
-    return settings.corrupt_fraction, settings.drop_out_fraction, secure.noise_variance
+    noise = secure.noise_variance, secure.count_variance, secure.central_variance
+    return settings.corrupt_fraction, settings.drop_out_fraction, *noise
 
 
 def _training(training: Training) -> bytes:

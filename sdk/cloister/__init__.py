@@ -5,6 +5,9 @@ Layout
 Simulation, in one process:
 
 - ``simulation``   `simulate`: a job's rounds by the cores a deployment runs
+- ``simulated_rounds``  one of them: who is there, what becomes of it
+- ``gathering``    the sum of a round's updates, in clear; ``secure_round``: by secure aggregation
+- ``privacy_ledger``  what a simulation spends of its privacy budget
 - ``fleet``        many virtual clients in few sandboxes
 - ``datasets``     data to simulate with
 - ``partition``    how rows are spread over clients
@@ -16,6 +19,7 @@ Operating a coordinator:
 - ``job``          one job: follow it, stop it, fetch its models
 - ``job_spec``     from what an operator means to the words of the wire (``job_file``: from TOML;
   ``schedules``: hyperparameters that change)
+- ``protection``   secure aggregation and differential privacy, as one asks for them
 - ``environment``  which coordinator is meant when nobody says
 - ``connection``   the calls; ``blobs``: bytes in resumable chunks
 - ``rehearsal``    a task on local data without a coordinator
@@ -40,19 +44,23 @@ if TYPE_CHECKING:
     from cloister.history import History
     from cloister.job import Job
     from cloister.operator import Coordinator, submit
+    from cloister.protection import AdaptiveClipping, DifferentialPrivacy, SecureAggregation
     from cloister.simulation import Client, simulate
     from cloister_client.dataset import Dataset
     from cloister_tasks import Module, build
     from cloister_tasks.compiler import compile  # noqa: A004 - it is what it does
 
 __all__ = [
+    "AdaptiveClipping",
     "Client",
     "Coordinator",
     "Dataset",
+    "DifferentialPrivacy",
     "History",
     "Job",
     "Module",
     "OperatorError",
+    "SecureAggregation",
     "build",
     "compile",
     "simulate",
@@ -60,13 +68,16 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AdaptiveClipping": "cloister.protection",
     "Client": "cloister.simulation",
     "Coordinator": "cloister.operator",
     "Dataset": "cloister_client.dataset",
+    "DifferentialPrivacy": "cloister.protection",
     "History": "cloister.history",
     "Job": "cloister.job",
     "Module": "cloister_tasks",
     "OperatorError": "cloister.errors",
+    "SecureAggregation": "cloister.protection",
     "build": "cloister_tasks",
     "compile": "cloister_tasks.compiler",
     "simulate": "cloister.simulation",

@@ -13,6 +13,8 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,6 +22,8 @@ from typing import Self
 import grpc
 
 from cloister.operator import Coordinator
+from cloister_client.identity import Identity
+from cloister_privacy.certificate import Authority, to_pem
 
 _OPTIONS = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 100)]
 
@@ -59,8 +63,16 @@ class Deployment:
         *,
         settings: Mapping[str, object] | None = None,
         policy: Mapping[str, object] | None = None,
+        secure: Mapping[str, object] | None = None,
     ) -> Path:
-        """Write a client's TOML that offers `data` as its only dataset and return its path."""
+        """Write a client's TOML that offers `data` as its only dataset and return its path.
+
+        :param secure: what its owner insists on, as in `[secure_aggregation]`; may be empty. The
+            client's identity is made then, and certified by this deployment's authority. None: it
+            takes no part in secure aggregation.
+        """
+        if secure is not None:
+            secure = {**self._certify(name), **secure}
         lines = [
             "[client]",
             f"name = {json.dumps(name)}",
@@ -76,10 +88,33 @@ class Deployment:
                 f"{key} = {json.dumps(value)}"
                 for key, value in (policy or {"any_task": True}).items()
             ),
+            *(["[secure_aggregation]"] if secure is not None else []),
+            *(f"{key} = {json.dumps(value)}" for key, value in (secure or {}).items()),
         ]
         path = self.directory / f"{name}.toml"
         path.write_text("\n".join(lines) + "\n")
         return path
+
+    @cached_property
+    def authority(self) -> Path:
+        """Certificate of the authority that says who is a member, made when first asked for."""
+        path = self.directory / "authority.pem"
+        path.write_bytes(to_pem(self._authority.certificate))
+        return path
+
+    @cached_property
+    def _authority(self) -> Authority:
+        return Authority.create("a trial", *_validity(timedelta(days=2)))
+
+    def _certify(self, name: str) -> dict[str, object]:
+        """Files for a client's `[secure_aggregation]`."""
+        state = self.directory / name
+        state.mkdir(mode=0o700, exist_ok=True)
+        identity = Identity.load_or_create(state / "identity.pem")
+        certificate = self._authority.sign(identity.public_key, name, *_validity(timedelta(days=1)))
+        path = self.directory / f"{name}.crt"
+        path.write_bytes(to_pem(certificate))
+        return {"authority": str(self.authority), "certificate": str(path)}
 
     def start_client(self, config: Path) -> subprocess.Popen[bytes]:
         """Start the client that a TOML describes; it connects when it can."""
@@ -136,6 +171,12 @@ class Deployment:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _validity(half: timedelta) -> tuple[datetime, datetime]:
+    """From before now to after it, so long either way."""
+    now = datetime.now(UTC)
+    return now - half, now + half
 
 
 def _free_port() -> int:

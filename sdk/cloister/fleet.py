@@ -95,7 +95,7 @@ class Fleet:
         self.module, self.training, self.frozen = module, training, frozen
         self.configure(training)
         self._ids = [client.id for client in clients]
-        self._limits, self._threads, self._gate = limits or Limits(), threads, Gate()
+        self._limits, self._threads = limits or Limits(), threads
         rows = [client.dataset.fit(manifest.of(Role.ROLE_INPUT)).train for client in clients]
         # all rows in one array per column, so that a group's rows are one gather
         self._columns: dict[str, NDArray[Any]] = {
@@ -120,9 +120,14 @@ class Fleet:
             with self._conductor() as conductor:
                 self._states = LocalStates(len(clients), conductor.local[0])
 
-    def configure(self, training: Training) -> None:
-        """Use other hyperparameters from now on; epochs and the order of rows stay as they are."""
+    def configure(self, training: Training, clip_norm: float = 0.0) -> None:
+        """Use other hyperparameters from now on; epochs and the order of rows stay as they are.
+
+        :param clip_norm: largest L2 norm of an update, to which longer ones are scaled down; 0:
+            none.
+        """
         self._settings = settings(self.module.manifest, training)
+        self._gate = Gate(clip_norm or None)
 
     def train(
         self,
@@ -138,10 +143,10 @@ class Fleet:
 
         :param model: f32 (parameters,); `version`: which model version it is.
         :param places: which virtual clients, and `seeds`: the seed of each in this round.
-        :param updates: f32 (len(places), parameters), filled with trained minus received.
+        :param updates: f32 (len(places), parameters), filled with trained minus received, clipped.
         :returns: f64 (len(places), metrics), sums over all rows trained on; and the L2 norm of
-            each update, f64 (len(places),), which is not finite where the training diverged:
-            update and sums mean nothing there.
+            each update before it was clipped, f64 (len(places),), which is not finite where the
+            training diverged: update and sums mean nothing there.
         :raises SandboxError: the task failed in another way for one of them.
         """
         size = min(self._slots, -(-len(places) // self._threads))

@@ -50,13 +50,20 @@ class RoundResult:
     diverged: int
     """Clients left out because their update was not finite; a smaller learning rate may help."""
     training: Score
-    """Over the rows the survivors trained on, while training; empty when abandoned."""
+    """Over the rows the survivors trained on, while training; empty when abandoned, and under
+    differential privacy."""
     test: Score | None = None
     """Of the version after the round, on the held-out rows; None when not evaluated."""
     seconds: float = 0.0
     """Wall-clock, evaluation included."""
     reason: str = ""
     """Why it was abandoned."""
+    clip_norm: float = 0.0
+    """Largest L2 norm of an update in force; 0: none."""
+    clipped: int = 0
+    """Updates that were scaled down to it; unknown, and 0, under differential privacy."""
+    epsilon: float | None = None
+    """Spent up to and including this round; None: there is no differential privacy."""
 
 
 @dataclass
@@ -72,6 +79,10 @@ class History:
     """Why the simulation ended before its last round; empty when it did not."""
     frozen: F32 | None = None
     """The frozen block of a task that has one."""
+    secure: bool = False
+    """Whether updates were summed by secure aggregation."""
+    delta: float | None = None
+    """Chance that the rounds' epsilon does not hold; None: there is no differential privacy."""
 
     def advance(self, block: F32) -> None:
         """Make `block` the next model version."""
@@ -89,6 +100,13 @@ class History:
         scores = [result.test for result in self.rounds if result.test is not None]
         return scores[-1].means if scores else {}
 
+    @property
+    def epsilon(self) -> float | None:
+        """Spent by all rounds; None: there is no differential privacy."""
+        if self.delta is None:
+            return None
+        return next((r.epsilon for r in reversed(self.rounds) if r.epsilon is not None), 0.0)
+
     def save(self, path: Path) -> None:
         """Write the final model's tensors as NPZ, the frozen ones with them."""
         tensors.save(self.manifest, self.block, Path(path), "npz", self.frozen)
@@ -98,18 +116,27 @@ class History:
         step = max(1, -(-len(self.rounds) // rows))
         picked = [r for r in self.rounds if r.number % step == 0 or r is self.rounds[-1]]
         names = [buffer.name for buffer in self.manifest.of(Role.ROLE_METRIC)]
-        table = Table("round", "version", "clients", title=f"{self.manifest.name}, by round")
+        title = f"{self.manifest.name}, by round"
+        if self.secure:
+            title += ", under secure aggregation"
+        table = Table("round", "version", "clients", title=title)
         tested = any(r.test for r in picked)
-        for name in names:
+        trained = self.delta is None
+        for name in names if trained else ():
             table.add_column(f"training {name}", justify="right")
         for name in names if tested else ():
             table.add_column(f"test {name}", justify="right")
+        if not trained:
+            table.add_column("clip norm", justify="right")
+            table.add_column("epsilon", justify="right")
         table.add_column("seconds", justify="right")
         for r in picked:
-            scores = [shown(name, r.training.means.get(name)) for name in names]
+            scores = [shown(name, r.training.means.get(name)) for name in names if trained]
             if tested:
                 means = r.test.means if r.test else {}
                 scores += [shown(name, means.get(name)) for name in names]
+            if r.epsilon is not None:
+                scores += [f"{r.clip_norm:.4g}", f"{r.epsilon:.4g}"]
             version = str(r.version) if r.committed else "abandoned"
             clients = f"{r.survivors}/{r.cohort}"
             table.add_row(str(r.number), version, clients, *scores, f"{r.seconds:.3f}")
@@ -123,6 +150,8 @@ class History:
             "version": self.version,
             "final": dict(self.final),
             "failure": self.failure,
+            "secure_aggregation": self.secure,
+            "privacy_spent": self._privacy_spent(),
             "rounds": [
                 {
                     "number": r.number,
@@ -134,10 +163,18 @@ class History:
                     "training": dict(r.training.means),
                     "test": dict(r.test.means) if r.test else None,
                     "seconds": round(r.seconds, 6),
+                    "clip_norm": r.clip_norm,
+                    "clipped": r.clipped,
+                    "epsilon": r.epsilon,
                 }
                 for r in self.rounds
             ],
         }
+
+    def _privacy_spent(self) -> dict[str, Any] | None:
+        if self.delta is None:
+            return None
+        return {"epsilon": self.epsilon, "delta": self.delta}
 
     def plot(self, path: Path) -> None:
         """Draw loss and accuracy by round; the suffix decides: .png, .svg or .html."""

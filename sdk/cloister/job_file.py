@@ -11,7 +11,7 @@
     over_selection = 1.25
     round_deadline_seconds = 60
     epochs = 1
-    evaluate_every = 5
+    clip_norm = 1.0               # largest L2 norm of an update
     seed = 7
 
     [hyperparameters]
@@ -20,16 +20,37 @@
 
     [schedules]                   # hyperparameters that change from round to round
     learning_rate = { kind = "cosine", start = 0.1, end = 0.001 }
+
+    [secure_aggregation]          # all of it may be left out, but for the heading
+    corrupt_fraction = 0.1
+    value_bits = 16
+
+    [differential_privacy]
+    noise = "distributed"         # or "central"
+    noise_multiplier = 1.0
+    epsilon = 4
+    delta = 1e-6
+
+    [differential_privacy.adaptive]
+    quantile = 0.5
 """
 
 from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from cloister.errors import InvalidJob
+from cloister.protection import (
+    GRAPHS,
+    NOISES,
+    AdaptiveClipping,
+    DifferentialPrivacy,
+    SecureAggregation,
+)
 from cloister.schedules import read_schedule
 from cloister_client import setting
 from cloister_client.errors import ConfigError
@@ -63,6 +84,70 @@ def _schedules(value: Any) -> dict[str, Schedule]:
     return found
 
 
+def _one_of(words: Iterable[str]) -> setting.Reader:
+    """One of these words."""
+
+    def read(value: Any) -> str:
+        if not isinstance(value, str) or value not in words:
+            raise ConfigError(f"must be one of {', '.join(words)}")
+        return value
+
+    return read
+
+
+def _section(
+    name: str, kind: Callable[..., Any], required: Sequence[str] = (), **keys: setting.Reader
+) -> setting.Reader:
+    """A table with these keys, as one of `kind`."""
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ConfigError(f"must be a table: [{name}]")
+        for key in value:
+            if key not in keys:
+                raise ConfigError(f"has no {key[:80]!r}; there are: {', '.join(keys)}")
+        for key in required:
+            if key not in value:
+                raise ConfigError(f"must have {key}")
+        found = {}
+        for key, item in value.items():
+            try:
+                found[key] = keys[key](item)
+            except ConfigError as error:
+                raise ConfigError(f"{key}: {error}") from error
+        return kind(**found)
+
+    return read
+
+
+_secure_aggregation = _section(
+    "secure_aggregation",
+    SecureAggregation,
+    graph=_one_of(GRAPHS),
+    corrupt_fraction=setting.fraction,
+    drop_out_fraction=setting.fraction,
+    value_bits=_whole,
+    max_weight=_whole,
+    step_seconds=setting.positive,
+)
+_adaptive = _section(
+    "differential_privacy.adaptive",
+    AdaptiveClipping,
+    quantile=setting.positive,
+    learning_rate=setting.positive,
+    count_noise=setting.positive,
+)
+_differential_privacy = _section(
+    "differential_privacy",
+    DifferentialPrivacy,
+    ("noise_multiplier", "delta"),
+    noise=_one_of(NOISES),
+    noise_multiplier=setting.positive,
+    delta=setting.positive,
+    epsilon=setting.positive,
+    adaptive=_adaptive,
+)
+
 _AGGREGATION = "aggregation"
 _KEYS: dict[str, setting.Reader] = {
     "task": setting.path,
@@ -76,6 +161,9 @@ _KEYS: dict[str, setting.Reader] = {
     "epochs": _whole,
     "keep_order": setting.flag,
     "uniform_weights": setting.flag,
+    "clip_norm": setting.positive,
+    "secure_aggregation": _secure_aggregation,
+    "differential_privacy": _differential_privacy,
     "evaluate_every": _whole,
     "dataset": setting.text(64),
     "tags": setting.texts(64, 64),

@@ -17,12 +17,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from cloister import blobs, environment
+from cloister import blobs, environment, protection
 from cloister.companion import first_blocks
 from cloister.connection import Connection
 from cloister.errors import NotFound
 from cloister.job import Job
 from cloister.job_spec import ModelSource, ModuleSource, check, load_module, vouched
+from cloister.protection import DifferentialPrivacy, SecureAggregation
 from cloister.schedules import ScheduleSource, read_schedules
 from cloister_client.config import CoordinatorConfig
 from cloister_client.training import settings
@@ -37,7 +38,6 @@ from cloister_protos import (
     ListJobsRequest,
     SubmitJobRequest,
     Training,
-    Weighting,
 )
 
 _PAGE = 100
@@ -83,14 +83,17 @@ class Coordinator:
         cohort: int,
         name: str | None = None,
         aggregation: str | ModuleSource = "fedavg",
-        minimum: int = 1,
+        minimum: int | None = None,
         over_selection: float = 1.0,
         round_deadline_seconds: float = 600.0,
         epochs: int = 1,
         hyperparameters: Mapping[str, float] | None = None,
         schedules: Mapping[str, ScheduleSource] | None = None,
         keep_order: bool = False,
-        uniform_weights: bool = False,
+        uniform_weights: bool | None = None,
+        clip_norm: float | None = None,
+        secure_aggregation: SecureAggregation | None = None,
+        differential_privacy: DifferentialPrivacy | None = None,
         evaluate_every: int = 0,
         dataset: str = "",
         tags: Sequence[str] = (),
@@ -109,7 +112,8 @@ class Coordinator:
         :param cohort: updates that complete a round.
         :param name: for people; default the task's.
         :param aggregation: name of a built-in aggregation, or a module as for `task`.
-        :param minimum: fewest updates a round commits with at its deadline.
+        :param minimum: fewest updates a round commits with at its deadline; default 1, or under
+            secure aggregation 3, or under differential privacy a majority of the cohort.
         :param over_selection: clients selected for each one of the cohort, for drop-outs.
         :param round_deadline_seconds: from selection to the deadline of a round.
         :param epochs: passes over each client's rows in a round.
@@ -117,7 +121,12 @@ class Coordinator:
         :param schedules: hyperparameters that change from version to version, by name; see
             `cloister.schedules`.
         :param keep_order: visit rows as stored instead of in a seeded order.
-        :param uniform_weights: count each update once instead of by its rows.
+        :param uniform_weights: count each update once instead of by its rows; the default only
+            under differential privacy.
+        :param clip_norm: largest L2 norm of an update; clients scale longer ones down to it.
+        :param secure_aggregation: sum updates so that nobody sees a single one; needs a
+            `clip_norm` and a linear aggregation.
+        :param differential_privacy: noise on the sum; needs `secure_aggregation`.
         :param evaluate_every: evaluate every so many versions on the clients' evaluation
             rows; 0: never.
         :param dataset: only clients that offer a dataset of this name; default their only one.
@@ -137,6 +146,8 @@ class Coordinator:
             load_module(aggregation, aggregation=True),
         )
         name = module.manifest.name if name is None else name
+        if minimum is None:
+            minimum = protection.default_minimum(cohort, secure_aggregation, differential_privacy)
         check(name, rounds, cohort, minimum, over_selection)
         training = Training(
             epochs=epochs, hyperparameters=dict(hyperparameters or {}), keep_order=keep_order
@@ -151,13 +162,13 @@ class Coordinator:
             training=training,
             evaluate_every=evaluate_every,
             eligibility=Eligibility(dataset=dataset, tags=tags),
-            weighting=(
-                Weighting.WEIGHTING_UNIFORM if uniform_weights else Weighting.WEIGHTING_EXAMPLES
-            ),
+            weighting=protection.default_weighting(uniform_weights, differential_privacy),
             seed=seed,
             max_abandoned_rounds=max_abandoned_rounds,
             schedules=changing,
         )
+        protection.protect(spec, clip_norm, secure_aggregation, differential_privacy)
+        protection.check(spec, module.manifest, folding.manifest)
         blocks = first_blocks(module, task, initial_model, frozen)
         spec.task.CopyFrom(vouched(self.put(module.data), task))
         spec.aggregation.CopyFrom(vouched(self.put(folding.data), aggregation))

@@ -10,40 +10,39 @@ cohort and survivors give the same model bytes as real processes do.
 from __future__ import annotations
 
 import os
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cloister import protection
 from cloister.companion import first_blocks
 from cloister.fleet import Client, Fleet
+from cloister.gathering import Clear, Gatherings
 from cloister.history import History, RoundResult, Score
 from cloister.job_spec import ModelSource, ModuleSource, parsed
+from cloister.privacy_ledger import PrivacyLedger
+from cloister.protection import DifferentialPrivacy, SecureAggregation
 from cloister.schedules import ScheduleSource, read_schedules
+from cloister.secure_round import SecureRounds
+from cloister.simulated_rounds import SimulatedRounds
 from cloister_client.dataset import Dataset
 from cloister_client.training import train
-from cloister_coordinator.aggregation import Aggregator, ArrayBlocks
-from cloister_coordinator.cohort import client_seed, select
+from cloister_coordinator.aggregation import Aggregator
 from cloister_coordinator.job import Job
-from cloister_coordinator.round import Round
 from cloister_coordinator.schedule import training_at
-from cloister_protos import Cohort, JobState, Kind, Role, RoundState, Training
+from cloister_protos import Cohort, JobSpec, JobState, Kind, Role, Training
 from cloister_sandbox import Limits, Sandbox, SandboxPool
 from cloister_tasks import InvalidModule, Module, builtin
 
 __all__ = ["Client", "simulate"]
 
 F32 = NDArray[np.float32]
-Index = NDArray[np.int64]
-
-UPDATES_IN_MEMORY_BYTES = 64 * 1024 * 1024
-"""Bytes of a round's updates kept in memory; past it they lie in a temporary file."""
 
 
 def simulate(
@@ -53,13 +52,16 @@ def simulate(
     rounds: int,
     aggregation: str | bytes | Path | Module = "fedavg",
     cohort: int | None = None,
-    minimum: int = 1,
+    minimum: int | None = None,
     over_selection: float = 1.0,
     epochs: int = 1,
     hyperparameters: Mapping[str, float] | None = None,
     schedules: Mapping[str, ScheduleSource] | None = None,
     keep_order: bool = False,
-    uniform_weights: bool = False,
+    uniform_weights: bool | None = None,
+    clip_norm: float | None = None,
+    secure_aggregation: SecureAggregation | None = None,
+    differential_privacy: DifferentialPrivacy | None = None,
     drop_out: float = 0.0,
     max_abandoned_rounds: int = 10,
     seed: int = 0,
@@ -73,13 +75,19 @@ def simulate(
 ) -> History:
     """Run a job's rounds over virtual clients and return their history and the final model.
 
+    Under secure aggregation every member and the coordinator run the real protocol, with identities
+    made for the occasion. But while devices round and make noise with the operating system's
+    randomness, here both follow from `seed`, so that a simulation can be repeated: what it gives
+    out is not private.
+
     :param task: the task's WASM bytes, its path, the parsed module, or what `cloister.compile`
         gives.
     :param clients: at least one, with unique ids and some rows each.
     :param rounds: rounds to commit, as for a job; an abandoned one is followed by another.
     :param aggregation: name of a built-in aggregation, or a module as for `task`.
     :param cohort: updates that complete a round; default all clients.
-    :param minimum: fewest updates a round commits with.
+    :param minimum: fewest updates a round commits with; default 1, or under secure aggregation 3,
+        or under differential privacy a majority of the cohort.
     :param over_selection: clients selected for each one targeted, 1 to 10; which of them report
         in time is drawn at random.
     :param epochs: passes over each client's rows in a round.
@@ -88,8 +96,15 @@ def simulate(
     :param schedules: hyperparameters that change from version to version, by name; see
         `cloister.schedules`.
     :param keep_order: visit rows in their stored order instead of a seeded one.
-    :param uniform_weights: each update counts for one, not for its number of rows.
-    :param drop_out: probability that a selected client never reports.
+    :param uniform_weights: each update counts for one, not for its number of rows; the default
+        only under differential privacy.
+    :param clip_norm: largest L2 norm of an update; clients scale longer ones down to it.
+    :param secure_aggregation: sum updates so that nobody sees a single one; needs a `clip_norm`
+        and a linear aggregation.
+    :param differential_privacy: noise on the sum; needs `secure_aggregation`. Rounds end at its
+        budget, and `History.failure` says so then.
+    :param drop_out: probability that a selected client drops out: before it reports, or under
+        secure aggregation at any step of the protocol.
     :param max_abandoned_rounds: rounds abandoned in a row that end the simulation early;
         `History.failure` says so then.
     :param seed: root of every random choice, 0 to 2**64 - 1.
@@ -107,7 +122,8 @@ def simulate(
     :raises InvalidModule: task or aggregation breaks the task contract, or is of another kind.
     :raises BuildError: there is no built-in aggregation of that name.
     :raises DataError: rows do not fit the task.
-    :raises InvalidJob: `initial_model` or `frozen` does not fit the task, or is missing.
+    :raises InvalidJob: `initial_model` or `frozen` does not fit the task, or is missing; or the
+        job cannot be protected as asked.
     :raises UnfitAssignment: the task cannot be trained or evaluated as asked.
     :raises SandboxError: the task was refused or failed; a client whose training merely diverges
         is left out of the round.
@@ -116,9 +132,12 @@ def simulate(
     if not clients:
         raise ValueError("there must be at least one client")
     ordered = sorted(clients, key=lambda client: client.id)
+    target = _whole("cohort", len(ordered) if cohort is None else cohort, most=len(ordered))
+    if minimum is None:
+        minimum = protection.default_minimum(target, secure_aggregation, differential_privacy)
     wanted = Cohort(
-        target=_whole("cohort", len(ordered) if cohort is None else cohort, most=len(ordered)),
-        minimum=_whole("minimum", minimum, most=cohort or len(ordered)),
+        target=target,
+        minimum=_whole("minimum", minimum, most=target),
         over_selection=over_selection,
     )
     training = Training(
@@ -139,6 +158,16 @@ def simulate(
         raise ValueError(f"drop_out is a probability below 1, not {drop_out}")
     if not 1 <= over_selection <= 10:
         raise ValueError(f"over_selection must be 1 to 10, not {over_selection}")
+    spec = JobSpec(
+        rounds=rounds,
+        cohort=wanted,
+        training=training,
+        weighting=protection.default_weighting(uniform_weights, differential_privacy),
+        seed=seed,
+    )
+    protection.protect(spec, clip_norm, secure_aggregation, differential_privacy)
+    protection.check(spec, module.manifest, folding.manifest)
+    ledger = PrivacyLedger(spec, module.manifest)
     with ExitStack() as stack:
         pool = stack.enter_context(SandboxPool(limits, isolated=False))
         with pool.lease(module) as sandbox:
@@ -154,23 +183,30 @@ def simulate(
             frozen=fixed,
         )
         stack.callback(fleet.close)
-        run = _Run(
-            [client.id for client in ordered],
-            wanted,
-            fleet,
-            Aggregator(pool, folding, threads),
-            seed,
-            drop_out,
-            uniform_weights,
-        )
+        ids = [client.id for client in ordered]
+        gatherings: Gatherings = Clear(module.manifest, spec.weighting)
+        if secure_aggregation is not None:
+            gatherings = SecureRounds(spec, module, folding, pool, threads)
+        aggregator = Aggregator(pool, folding, threads)
+        run = SimulatedRounds(ids, wanted, fleet, gatherings, aggregator, ledger, seed, drop_out)
         examiner = None if test is None or not evaluate_every else _Examiner(pool, fleet, test)
-        history = History(module.manifest, model, frozen=fixed)
+        history = History(
+            module.manifest,
+            model,
+            frozen=fixed,
+            secure=secure_aggregation is not None,
+            delta=ledger.delta,
+        )
         job = Job(rounds, 0, max_abandoned_rounds)
         while job.state == JobState.JOB_STATE_RUNNING:
+            if ledger.exhausted:
+                job.fail(ledger.exhausted)
+                break
             began = time.perf_counter()
             plan = job.plan()
             job.opened(plan)
-            fleet.configure(training_at(training, changing, plan.base_version, rounds))
+            settings = training_at(training, changing, plan.base_version, rounds)
+            fleet.configure(settings, ledger.clip_norm)
             result = run.round(plan.number, history)
             if result.committed:
                 job.committed(evaluation_only=False)
@@ -185,81 +221,6 @@ def simulate(
                 on_round(result)
         history.failure = job.reason
         return history
-
-
-@dataclass
-class _Run:
-    """What stays the same over the rounds of one simulation."""
-
-    ids: Sequence[str]
-    """Of all clients, ascending; a place in it is a place in the fleet."""
-    cohort: Cohort
-    fleet: Fleet
-    aggregator: Aggregator
-    seed: int
-    drop_out: float
-    uniform_weights: bool
-
-    def __post_init__(self) -> None:
-        """Server optimizer state starts at zero."""
-        parameters = self.fleet.module.manifest.parameter_count
-        self.state = ArrayBlocks(np.zeros(self.aggregator.state_size(parameters), np.float32))
-        self.place = {client: place for place, client in enumerate(self.ids)}
-
-    def round(self, number: int, history: History) -> RoundResult:
-        """Run one round; if it commits, `history` advances to the next model version."""
-        cohort = self.cohort
-        members = select(self.ids, cohort.target, cohort.over_selection, self.seed, number)
-        round_ = Round(number, history.version, members, cohort.target, cohort.minimum)
-        random = np.random.default_rng((self.seed, number))
-        gone = random.random(len(members)) < self.drop_out
-        for member, lost in zip(members, gone.tolist(), strict=True):
-            if lost:
-                round_.lost(member, "simulated drop-out")
-        present = [m for m, lost in zip(members, gone.tolist(), strict=True) if not lost]
-        finite = np.ones(len(present), np.bool_)
-        training = Score(0, {})
-        if present:
-            places = np.array([self.place[member] for member in present], np.int64)
-            seeds = np.array([client_seed(self.seed, number, m) for m in present], np.uint64)
-            with _updates(len(present), len(history.block)) as updates:
-                sums, norms = self.fleet.train(
-                    history.block, places, seeds, updates, history.version
-                )
-                finite = np.isfinite(norms)
-                _report(round_, present, finite, random.permutation(len(present)))
-                taken = set(round_.survivors)
-                self.fleet.keep(np.array([member in taken for member in present]))
-                if round_.state == RoundState.ROUND_STATE_FOLDING:
-                    survivors = np.searchsorted(present, round_.survivors)
-                    counts = self.fleet.counts[places[survivors]]
-                    history.advance(self._fold(history.block, updates, survivors, counts))
-                    round_.folded()
-                    rows = int(counts.sum()) * self.fleet.training.epochs
-                    training = Score.of(history.manifest, sums[survivors].sum(axis=0), rows)
-        return RoundResult(
-            number=number,
-            version=history.version,
-            committed=round_.state == RoundState.ROUND_STATE_COMMITTED,
-            reason=round_.reason,
-            cohort=len(members),
-            survivors=len(round_.survivors),
-            diverged=int(np.count_nonzero(~finite)),
-            training=training,
-        )
-
-    def _fold(self, model: F32, updates: F32, survivors: Index, counts: Index) -> F32:
-        """The next model version."""
-        following = np.empty_like(model)
-        self.aggregator.aggregate(
-            len(model),
-            ArrayBlocks(model),
-            [ArrayBlocks(updates[survivor]) for survivor in survivors],
-            np.ones(len(counts)) if self.uniform_weights else counts.astype(np.float64),
-            ArrayBlocks(following),
-            self.state,
-        )
-        return following
 
 
 class _Examiner:
@@ -285,30 +246,6 @@ class _Examiner:
             )
         rows = outcome.evaluated_rows
         return Score(rows, {name: sum_ / rows for name, sum_ in outcome.evaluation_sums.items()})
-
-
-def _report(
-    round_: Round, present: Sequence[str], finite: NDArray[np.bool_], arrival: Index
-) -> None:
-    """Let the clients that are present report in the order of `arrival`, until the round closes."""
-    for place in arrival.tolist():
-        if round_.state != RoundState.ROUND_STATE_COLLECTING:
-            return
-        if finite[place]:
-            round_.reported(present[place])
-        else:
-            round_.failed(present[place], "gate: the update is not finite")
-
-
-@contextmanager
-def _updates(clients: int, parameters: int) -> Iterator[F32]:
-    """Room for a round's updates, f32 (clients, parameters); on disk when it is large."""
-    if clients * parameters * 4 <= UPDATES_IN_MEMORY_BYTES:
-        yield np.empty((clients, parameters), np.float32)
-        return
-    with tempfile.TemporaryFile() as spool:
-        spool.truncate(clients * parameters * 4)
-        yield np.memmap(spool, np.float32, "r+", shape=(clients, parameters))
 
 
 def _initialise(sandbox: Sandbox, seed: int) -> F32:

@@ -37,7 +37,7 @@ def commands() -> list[list[str]]:
 def test_every_command_has_help_with_an_example(words: list[str]) -> None:
     result = CliRunner().invoke(app, [*words, "--help"])
     assert result.exit_code == 0
-    if words not in (["job"], ["op"], ["pki"], ["task"]):
+    if words not in (["job"], ["op"], ["pki"], ["privacy"], ["task"]):
         assert f"cloister {' '.join(words)}" in result.stdout.partition("Example")[2]
 
 
@@ -63,6 +63,11 @@ def test_help_needs_no_extra() -> None:
         (["coordinator"], "sqlalchemy", "coordinator"),
         (["task", "keygen", "k.pem"], "cryptography", "author"),
         (["pki", "init", "hospitals"], "cryptography", "client"),
+        (
+            ["privacy", "budget", "--epsilon", "2", "--noise-multiplier", "9"],
+            "dp_accounting",
+            "coordinator",
+        ),
     ],
 )
 def test_a_missing_extra_is_one_line(

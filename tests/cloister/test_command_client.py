@@ -57,11 +57,14 @@ def test_what_the_sample_leaves_out_can_be_set_too(tmp_path: Path) -> None:
     lines = []
     for line in text.splitlines():
         bare = line.removeprefix("# ")
-        lines.append(bare if line.startswith("# ") and " = " in bare.partition("#")[0] else line)
+        is_setting = " = " in bare.partition("#")[0] or bare.startswith("[")
+        lines.append(bare if line.startswith("# ") and is_setting else line)
     config = parse_config("\n".join(x for x in lines if "For a regression" not in x), tmp_path)
     assert config.policy.publishers
     assert config.policy.clip_norm == 1.0
     assert config.tags == ("berlin", "ward-7")
+    assert config.secure_aggregation is not None
+    assert config.secure_aggregation.minimum_cohort == 3
     with pytest.raises(ConfigError):
         parse_config(text.replace("any_task = true", ""), tmp_path)
 
@@ -99,6 +102,42 @@ def test_the_identity_is_made_once_and_shown(device: Path) -> None:
     assert document == {"client_id": client_id, "public_key": key}
     checked = json.loads(cloister(device, "--check", "--json").stdout)
     assert checked["client_id"] == client_id
+
+
+def test_secure_aggregation_is_shown_with_its_certificate(device: Path) -> None:
+    folder = device.parent
+    assert "updates leave in clear" in cloister(device, "--check").stdout
+    section = """
+[secure_aggregation]
+authority = "hospitals/authority.pem"
+certificate = "ward-7.pem"
+minimum_cohort = 5
+corrupt_fraction = 0.2
+ring = true
+noise_multiplier = 0.5
+"""
+    device.write_text(device.read_text() + section)
+    wrong = cloister(device, "--check", code=ExitCode.USAGE).stderr
+    assert "cloister client --identity" in wrong
+    key = cloister("--identity", device).stdout.strip()
+    for words in (
+        ["init", folder / "hospitals", "--name", "Hospitals of Berlin"],
+        ["sign", folder / "hospitals", key, "--name", "ward 7", "-o", folder / "ward-7.pem"],
+    ):
+        assert CliRunner().invoke(app, ["pki", *map(str, words)]).exit_code == ExitCode.OK
+    shown = " ".join(cloister(device, "--check").stdout.split())
+    for words in ("required", "Hospitals of Berlin", "at least 5 members", "0.2 may collude"):
+        assert words in shown
+    document = json.loads(cloister(device, "--check", "--json").stdout)["secure_aggregation"]
+    assert document.pop("expires_at_ms") > 0
+    assert document == {
+        "required": True,
+        "authority": "Hospitals of Berlin",
+        "minimum_cohort": 5,
+        "corrupt_fraction": 0.2,
+        "ring": True,
+        "noise_multiplier": 0.5,
+    }
 
 
 def test_an_identity_that_cannot_be_made_or_read_is_the_owners(device: Path) -> None:

@@ -15,8 +15,18 @@ from typer.testing import CliRunner, Result
 from cloister.commands.app import app
 from cloister.commands.exit_code import ExitCode
 from cloister.companion import write_companion
-from cloister_protos import JobEvent, JobState, JobStatus, RoundRecord, RoundState
+from cloister_protos import (
+    JobEvent,
+    JobState,
+    JobStatus,
+    PrivacySpent,
+    RoundRecord,
+    RoundState,
+    Weighting,
+)
 from cloister_tasks import Module
+
+from .conftest import round_record
 
 
 @pytest.fixture
@@ -65,6 +75,119 @@ def test_submit_passes_every_option_on(cloister: Any, task_file: Path, peer: Any
     assert (spec.evaluate_every, spec.eligibility.dataset) == (2, "d")
     assert list(spec.eligibility.tags) == ["a", "b"]
     assert document["seed"] == 7
+
+
+def test_submit_asks_for_protection(cloister: Any, task_file: Path, peer: Any) -> None:
+    document = json.loads(
+        cloister(
+            *("submit", task_file, "--rounds", "5", "--cohort", "20", "--minimum", "15"),
+            *("--secure", "--clip-norm", "0.5", "--corrupt", "0.1", "--value-bits", "18"),
+            *("--noise-multiplier", "1.5", "--noise", "central", "--epsilon", "20"),
+            *("--adaptive-clipping", "--json"),
+        ).stdout
+    )
+    spec = peer.jobs[document["job_id"]].spec
+    assert spec.clip_norm == 0.5
+    assert spec.weighting == Weighting.WEIGHTING_UNIFORM
+    assert document["secure_aggregation"] == {
+        "graph": "complete",
+        "corrupt_fraction": 0.1,
+        "value_bits": 18,
+        "max_weight": 1,
+        "step_seconds": 20.0,
+    }
+    assert document["differential_privacy"] == {
+        "noise": "central",
+        "noise_multiplier": 1.5,
+        "epsilon": 20.0,
+        "delta": 1e-6,
+        "adaptive": {"quantile": 0.5, "learning_rate": 0.2, "count_noise": 3.0},
+    }
+    assert document["privacy_spent"] is None
+
+
+def test_options_win_over_the_job_files_protection(
+    cloister: Any, task_file: Path, tmp_path: Path, peer: Any
+) -> None:
+    (tmp_path / "job.toml").write_text(
+        'task = "digits.wasm"\nrounds = 3\ncohort = 20\nclip_norm = 2\n'
+        "[secure_aggregation]\ncorrupt_fraction = 0.1\nmax_weight = 9\n"
+    )
+    job = cloister("submit", "--job", "job.toml", "--max-weight", "5").stdout.strip()
+    spec = peer.jobs[job].spec
+    assert (spec.clip_norm, spec.cohort.minimum) == (2, 3)
+    assert spec.secure_aggregation.corrupt_fraction == 0.1
+    assert spec.secure_aggregation.max_weight == 5
+    job = cloister("submit", "--job", "job.toml", "--no-secure", "--clip-norm", "1").stdout.strip()
+    spec = peer.jobs[job].spec
+    assert (spec.clip_norm, spec.cohort.minimum) == (1, 1)
+    assert not spec.HasField("secure_aggregation")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--secure"], "clip_norm is absent"),
+        (["--secure", "--clip-norm", "1", "--aggregation", "median"], "needs single updates"),
+        (["--clip-norm", "1", "--epsilon", "2"], "needs --noise-multiplier"),
+        (["--no-secure", "--corrupt", "0.1"], "nothing to mask"),
+        (
+            ["--clip-norm", "1", "--noise-multiplier", "0.5", "--epsilon", "0.1"],
+            "less than the",
+        ),
+    ],
+)
+def test_protection_that_cannot_be_is_refused_before_an_upload(
+    cloister: Any, task_file: Path, peer: Any, options: list[str], words: str
+) -> None:
+    arguments = ("submit", task_file, "--rounds", "1", "--cohort", "4", *options)
+    assert words in cloister(*arguments, code=ExitCode.USAGE).stderr
+    assert not peer.blobs
+
+
+def test_privacy_spent_is_shown(cloister: Any, task_file: Path, peer: Any) -> None:
+    job = cloister(
+        *("submit", task_file, "--rounds", "2", "--cohort", "4", "--name", "digits"),
+        *("--clip-norm", "2", "--noise-multiplier", "1", "--adaptive-clipping"),
+    ).stdout.strip()
+    status = peer.jobs[job]
+    status.privacy_spent.CopyFrom(PrivacySpent(epsilon=3.25, delta=1e-6, rounds=2))
+    records = [round_record(1), round_record(2)]
+    for record, norm, epsilon in zip(records, (2.0, 1.75), (2.125, 3.25), strict=True):
+        record.training.Clear()
+        record.clip_norm = norm
+        spent = PrivacySpent(epsilon=epsilon, delta=1e-6, rounds=record.number)
+        record.privacy_spent.CopyFrom(spent)
+    events = [JobEvent(job=status, round=record) for record in records]
+    peer.events = [events, events]
+    heads, first, second, *last = cloister("watch", job).stdout.splitlines()
+    assert heads.split() == [
+        "round",
+        "version",
+        "clients",
+        "clipping",
+        "norm",
+        "epsilon",
+        "seconds",
+    ]
+    assert first.split() == ["1", "1", "2/2", "2", "2.125", "0.250", "masked"]
+    assert second.split() == ["2", "2", "2/2", "1.75", "3.25", "0.250", "masked"]
+    assert last[-1] == "privacy spent: epsilon 3.25 at delta 1e-06, by 2 rounds"
+    *rounds, ended = map(json.loads, cloister("watch", job, "--json").stdout.splitlines())
+    assert [(r["secure"], r["clip_norm"]) for r in rounds] == [(True, 2.0), (True, 1.75)]
+    assert rounds[1]["privacy_spent"] == {"epsilon": 3.25, "delta": 1e-6, "rounds": 2}
+    assert ended["privacy_spent"] == rounds[1]["privacy_spent"]
+    shown = " ".join(cloister("show", job).stdout.split())
+    assert "complete graph, 0% may collude, 16 bits a coordinate" in shown
+    assert "distributed noise of 1 clipping norms, without a budget" in shown
+    assert "epsilon 3.25 at delta 1e-06, by 2 rounds" in shown
+
+
+def test_a_job_in_clear_says_so(cloister: Any, job: str) -> None:
+    assert "masked" not in cloister("watch", job).stdout
+    assert "the coordinator sees single updates" in cloister("show", job).stdout
+    document = json.loads(cloister("show", job, "--json").stdout)
+    assert (document["clip_norm"], document["secure_aggregation"]) == (0, None)
 
 
 def test_options_win_over_the_job_file(

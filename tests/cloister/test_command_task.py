@@ -13,7 +13,7 @@ from cloister.commands.exit_code import ExitCode
 from cloister.companion import write_companion
 from cloister.vouching import read_signature
 from cloister_protos import Blob
-from cloister_tasks import Module, build
+from cloister_tasks import Module, build, builtin
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +106,31 @@ def test_inspect_shows_everything(task: bytes, task_file: Path) -> None:
     table = cloister("inspect", task_file).stdout
     for words in (module.digest.hex(), "none", "10 x 64", f"{module.manifest.memory_bytes:,}"):
         assert words in table
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "linear", "unweighted", "masked"),
+    [
+        ("fedavg", ["only their sum: fit for secure aggregation", "by each"], True, False, False),
+        ("sum", ["only their sum", "left aside"], True, True, False),
+        ("median", ["single ones", "left aside"], False, True, False),
+        ("ring_sum.wasm", ["masked: it adds them"], False, False, True),
+    ],
+)
+def test_inspect_says_what_an_aggregation_needs(
+    name: str, words: list[str], linear: bool, unweighted: bool, masked: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "ring_sum.wasm").write_bytes(builtin.ring_sum())
+    (document,) = documents(cloister("inspect", name, "--json"))
+    assert document["linear"] == linear
+    assert document["unweighted"] == unweighted
+    assert document["masked"] == masked
+    table = cloister("inspect", name).stdout
+    assert all(word in table for word in words)
+
+
+def test_inspect_says_nothing_of_updates_about_a_task(task_file: Path) -> None:
+    assert "updates" not in cloister("inspect", task_file).stdout
 
 
 @pytest.mark.parametrize("content", [b"", b"\0asm\1\0\0\0", b"no module"])

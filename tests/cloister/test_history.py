@@ -112,7 +112,11 @@ def test_json_holds_everything_but_the_model(history: History) -> None:
         "training": {},
         "test": None,
         "seconds": 0.25,
+        "clip_norm": 0.0,
+        "clipped": 0,
+        "epsilon": None,
     }
+    assert (document["secure_aggregation"], document["privacy_spent"]) == (False, None)
 
 
 def test_saved_tensors_come_back(history: History, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from cloister.errors import (
     Unreachable,
 )
 from cloister.operator import Coordinator, submit
+from cloister.protection import DifferentialPrivacy, SecureAggregation
 from cloister.vouching import create_key, load_key, write_signature
 from cloister_client.errors import ConfigError, UnfitAssignment
 from cloister_protos import (
@@ -26,6 +28,7 @@ from cloister_protos import (
     JobEvent,
     JobState,
     JobStatus,
+    Noise,
     RoundRecord,
     Weighting,
 )
@@ -80,6 +83,55 @@ def test_get_takes_no_other_bytes(coordinator: Coordinator, peer: Any, stored: b
 def test_get_names_a_missing_blob(coordinator: Coordinator) -> None:
     with pytest.raises(NotFound):
         coordinator.get(Blob(digest=b"x" * 32, size=1))
+
+
+def test_submit_asks_for_protection(coordinator: Coordinator, peer: Any, task: bytes) -> None:
+    job = coordinator.submit(
+        task,
+        rounds=3,
+        cohort=20,
+        clip_norm=0.5,
+        secure_aggregation=SecureAggregation(value_bits=17),
+        differential_privacy=DifferentialPrivacy(noise_multiplier=1, delta=1e-6),
+    )
+    spec = peer.jobs[job.id].spec
+    assert (spec.clip_norm, spec.secure_aggregation.value_bits) == (0.5, 17)
+    assert spec.differential_privacy.noise == Noise.NOISE_DISTRIBUTED
+    assert spec.weighting == Weighting.WEIGHTING_UNIFORM
+    assert spec.cohort.minimum == 11
+
+
+def test_submit_refuses_protection_that_cannot_be(
+    coordinator: Coordinator, peer: Any, task: bytes
+) -> None:
+    with pytest.raises(InvalidJob, match="clip_norm is absent"):
+        coordinator.submit(task, rounds=1, cohort=4, secure_aggregation=SecureAggregation())
+    privacy = DifferentialPrivacy(noise_multiplier=1, delta=1e-6)
+    with pytest.raises(InvalidJob, match="lower value_bits"):
+        coordinator.submit(
+            task,
+            rounds=1,
+            cohort=4,
+            clip_norm=1.0,
+            secure_aggregation=SecureAggregation(value_bits=20),
+            differential_privacy=privacy,
+        )
+    assert not peer.blobs
+
+
+def test_an_operator_need_not_be_able_to_count_epsilon(
+    coordinator: Coordinator, task: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "dp_accounting.rdp", None)
+    privacy = DifferentialPrivacy(noise_multiplier=0.1, delta=1e-6, epsilon=0.1)
+    arguments: dict[str, Any] = {
+        "rounds": 1,
+        "cohort": 20,
+        "clip_norm": 1.0,
+        "secure_aggregation": SecureAggregation(),
+        "differential_privacy": privacy,
+    }
+    assert coordinator.submit(task, **arguments).id  # this peer refuses nothing
 
 
 def test_submit_builds_the_spec_its_arguments_say(

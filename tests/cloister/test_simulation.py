@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloister import simulation
+from cloister import simulated_rounds
 from cloister.errors import InvalidJob
 from cloister.history import History, RoundResult
 from cloister.simulation import Client, simulate
@@ -125,6 +125,24 @@ def test_threads_and_the_order_of_clients_change_no_bit(
     assert [r.training for r in found.rounds] == [r.training for r in expected.rounds]
 
 
+def test_long_updates_are_scaled_down_to_the_clipping_norm(
+    task: Module, clients: list[Client]
+) -> None:
+    start = np.zeros(task.manifest.parameter_count, np.float32)
+    settings = {"rounds": 1, "aggregation": "sum", "initial_model": start}
+    free = [run(task, [c], **settings).block.astype(np.float64) for c in clients]
+    norms = [float(np.linalg.norm(update)) for update in free]
+    limit = float(np.mean(sorted(norms)[2:4]))
+    for client, update, norm in zip(clients, free, norms, strict=True):
+        bounded = run(task, [client], clip_norm=limit, **settings)
+        expected = update * min(1.0, limit / norm)
+        np.testing.assert_allclose(bounded.block, expected, rtol=1e-6, atol=1e-8)
+        (result,) = bounded.rounds
+        assert (result.clip_norm, result.clipped) == (limit, norm > limit)
+    (result,) = run(task, clients, clip_norm=limit, **settings).rounds
+    assert result.clipped == 2
+
+
 def test_the_seed_decides(task: Module, clients: list[Client]) -> None:
     assert not np.array_equal(run(task, clients).block, run(task, clients, seed=4).block)
 
@@ -200,7 +218,7 @@ def test_updates_on_disk_change_no_bit(
     task: Module, clients: list[Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = run(task, clients)
-    monkeypatch.setattr(simulation, "UPDATES_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(simulated_rounds, "UPDATES_IN_MEMORY_BYTES", 0)
     assert run(task, clients).block.tobytes() == expected.block.tobytes()
 
 

@@ -26,6 +26,8 @@ from cloister_protos import (
     DownloadRequest,
     EnrolRequest,
     EnrolResponse,
+    ExchangeRequest,
+    ExchangeResponse,
     Instruction,
     ReportRequest,
     ReportResponse,
@@ -34,6 +36,8 @@ from cloister_protos import (
     Welcome,
 )
 from cloister_protos.services import ClientServiceServicer, add_ClientServiceServicer_to_server
+
+from .masked_round import MaskedRound
 
 SECONDS = 20.0
 """How long a test waits for what must happen."""
@@ -55,6 +59,10 @@ class ScriptedCoordinator(ClientServiceServicer):
         self.break_downloads_after: list[int] = []
         self.faults: list[grpc.StatusCode] = []
         self.ended_jobs: list[str] = []
+        self.masked: MaskedRound | None = None
+        """The round of secure aggregation that is under way."""
+        self.received: list[bytes] = []
+        """All messages about assignments, as they came."""
         self.port = 0
         self._server: grpc.Server | None = None
         self._taking = threading.Lock()
@@ -142,6 +150,7 @@ class ScriptedCoordinator(ClientServiceServicer):
 
     def Upload(self, request: UploadRequest, context: Any) -> UploadResponse:  # noqa: N802
         self._admit(context)
+        self.received.append(request.SerializeToString())
         held = self.uploads.setdefault(request.assignment_id, bytearray())
         if request.offset == len(held):
             held += request.data
@@ -151,8 +160,22 @@ class ScriptedCoordinator(ClientServiceServicer):
 
     def Report(self, request: ReportRequest, context: Any) -> ReportResponse:  # noqa: N802
         self._admit(context)
+        self.received.append(request.SerializeToString())
+        if self.masked is not None and request.HasField("result"):
+            result = request.result
+            uploaded = bytes(self.uploads.get(request.assignment_id, b""))
+            self.masked.take_vector(result.inline_update or uploaded, result.accused)
         self.answers.put(request)
         return ReportResponse()
+
+    def Exchange(  # noqa: N802
+        self, request: ExchangeRequest, context: Any
+    ) -> ExchangeResponse:
+        self._admit(context)
+        self.received.append(request.SerializeToString())
+        if self.masked is None or self.masked.assignment_id != request.assignment_id:
+            context.abort(grpc.StatusCode.NOT_FOUND, "no such round")
+        return self.masked.exchange(request, context)
 
     def Decline(self, request: DeclineRequest, context: Any) -> DeclineResponse:  # noqa: N802
         self._admit(context)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cloister_client.config import CoordinatorConfig, load_config, parse_config
 from cloister_client.errors import ConfigError
+from cloister_privacy.floors import Floors
 
 FULL = f"""
 [client]
@@ -48,6 +49,15 @@ memory_mb = 32
 seconds_per_round = 10
 seconds_per_day = 3600
 clip_norm = 1.5
+
+[secure_aggregation]
+authority = "authority.pem"
+certificate = "/abs/identity.crt"
+required = false
+minimum_cohort = 10
+corrupt_fraction = 0.5
+ring = true
+noise_multiplier = 1
 """
 SMALL = """
 [client]
@@ -58,6 +68,11 @@ address = "127.0.0.1:7070"
 path = "d.csv"
 [policy]
 any_task = true
+"""
+SECURE = """
+[secure_aggregation]
+authority = "a"
+certificate = "c"
 """
 
 
@@ -77,12 +92,25 @@ def test_every_key_is_read() -> None:
     assert config.policy.publishers == {b"\xab" * 32}
     limits = config.policy.limits()
     assert (limits.memory_bytes, limits.run_seconds, limits.cpu_seconds) == (32 * 2**20, 10, 10)
+    secure = config.secure_aggregation
+    assert secure is not None
+    assert secure.authority == Path("/etc/cloister/authority.pem")
+    assert secure.certificate == Path("/abs/identity.crt")
+    assert not secure.required
+    assert secure.floors == Floors(
+        minimum_cohort=10, corrupt_fraction=0.5, ring=True, noise_multiplier=1.0
+    )
 
 
 def test_the_small_one_is_enough() -> None:
     config = parse_config(SMALL, Path())
     assert (config.data["d"].features, config.data["d"].inputs) == (None, {})
     assert not config.coordinator.tls
+    assert config.secure_aggregation is None
+    secure = parse_config(SMALL + SECURE, Path()).secure_aggregation
+    assert secure is not None
+    assert secure.required
+    assert secure.floors == Floors()
 
 
 @pytest.mark.parametrize(
@@ -130,6 +158,29 @@ def test_mistakes_are_named(old: str, new: str, message: str, tmp_path: Path) ->
     with pytest.raises(ConfigError, match=message) as caught:
         load_config(file)
     assert str(caught.value).startswith(str(file))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('authority = "a"', "", r"\[secure_aggregation\] lacks `authority`"),
+        ('certificate = "c"', "", r"\[secure_aggregation\] lacks `certificate`"),
+        ("authority", "authorty", "did you mean 'authority'"),
+        ("[secure_aggregation]", "secure_aggregation = 3\n[x]", "unknown (key|section)"),
+        ('"c"', '"c"\nrequired = 1', "required must be true or false"),
+        ('"c"', '"c"\nminimum_cohort = 1', "minimum_cohort must be a whole number from 2 to 5000"),
+        ('"c"', '"c"\nminimum_cohort = 3.0', "whole number"),
+        ('"c"', '"c"\nminimum_cohort = true', "whole number"),
+        ('"c"', '"c"\ncorrupt_fraction = 0.6', "corrupt_fraction must be from 0 to 0.5"),
+        ('"c"', '"c"\ncorrupt_fraction = nan', "finite number"),
+        ('"c"', '"c"\nring = "no"', "ring must be true or false"),
+        ('"c"', '"c"\nnoise_multiplier = -1', "noise_multiplier must be from 0 to 1000"),
+    ],
+)
+def test_mistakes_about_secure_aggregation(old: str, new: str, message: str) -> None:
+    assert old in SECURE
+    with pytest.raises(ConfigError, match=message):
+        parse_config(SMALL + SECURE.replace(old, new), Path())
 
 
 def test_unreadable_files_are_config_errors(tmp_path: Path) -> None:

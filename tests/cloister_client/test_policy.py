@@ -1,10 +1,12 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from cloister_client.config import SecureConfig
 from cloister_client.errors import ConfigError
 from cloister_client.policy import Policy, weigh
-from cloister_protos import Assignment, Blob, Module
+from cloister_protos import Assignment, Blob, Graph, Module, SecureAggregation, SecureTerms
 
 TASK, OTHER, KEY = b"t" * 32, b"o" * 32, b"k" * 32
 ANY = Policy(any_task=True)
@@ -18,13 +20,24 @@ def decide(
     dataset: str = "",
     datasets: tuple[str, ...] = ("d",),
     seconds_today: float = 0.0,
+    terms: SecureTerms | None = None,
+    secure: SecureConfig | None = None,
 ) -> str | None:
     assignment = Assignment(
         task=Module(blob=Blob(digest=TASK), publisher=publisher),
         aggregation=Module(blob=Blob(digest=OTHER)),
         dataset=dataset,
+        clip_norm=1.0,
+        secure=terms,
     )
-    return weigh(policy, assignment, signed=signed, datasets=datasets, seconds_today=seconds_today)
+    return weigh(
+        policy,
+        assignment,
+        signed=signed,
+        datasets=datasets,
+        seconds_today=seconds_today,
+        secure=secure,
+    )
 
 
 def test_a_policy_that_allows_nothing_is_an_error_that_tells_what_to_write() -> None:
@@ -75,3 +88,52 @@ def test_day_budget() -> None:
 def test_limits() -> None:
     limits = Policy(any_task=True, memory_mb=2, seconds_per_round=3, cpu_seconds=1).limits()
     assert (limits.memory_bytes, limits.run_seconds, limits.cpu_seconds) == (2 * 2**20, 3, 1)
+
+
+SECURE = SecureConfig(Path("authority.pem"), Path("identity.crt"))
+NOISE = 0.5 * 2**7
+"""Standard deviation, in steps, of half a clipping norm with 8 bits."""
+
+
+def offer(
+    graph: Graph = Graph.GRAPH_COMPLETE, max_weight: int = 1, **fields: object
+) -> SecureTerms:
+    settings = SecureAggregation(
+        graph=graph, value_bits=8, max_weight=max_weight, corrupt_fraction=0.25
+    )
+    return SecureTerms(**{"settings": settings, "members": 20, "minimum": 9, **fields})
+
+
+def test_nothing_leaves_in_clear_where_masks_are_required() -> None:
+    assert "in clear" in str(decide(ANY, secure=SECURE))
+    assert decide(ANY, secure=replace(SECURE, required=False)) is None
+    assert decide(ANY, secure=SECURE, terms=offer()) is None
+
+
+def test_masks_that_are_not_set_up() -> None:
+    assert r"[secure_aggregation]" in str(decide(ANY, terms=offer()))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "terms", "reason"),
+    [
+        ({"minimum_cohort": 9}, offer(), None),
+        ({"minimum_cohort": 10}, offer(), "over 9 members"),
+        ({"corrupt_fraction": 0.25}, offer(), None),
+        ({"corrupt_fraction": 0.3}, offer(), "collude"),
+        ({}, offer(Graph.GRAPH_RING), "sparse graph"),
+        ({"ring": True}, offer(Graph.GRAPH_RING), None),
+        # 9 - 5 of those that make a sum are honest: four times the variance of one
+        ({"noise_multiplier": 0.5}, offer(noise_variance=NOISE**2 / 4, private=True), None),
+        ({"noise_multiplier": 0.5}, offer(noise_variance=NOISE**2 / 5, private=True), "noise is"),
+        ({"noise_multiplier": 0.5}, offer(noise_variance=NOISE**2), "no exact metrics"),
+        (
+            {"noise_multiplier": 0.5},
+            offer(max_weight=2, noise_variance=NOISE**2, private=True),
+            "count for more than 1",
+        ),
+    ],
+)
+def test_floors(wanted: dict[str, object], terms: SecureTerms, reason: str | None) -> None:
+    answer = decide(ANY, secure=replace(SECURE, **wanted), terms=terms)
+    assert answer is None if reason is None else reason in str(answer)

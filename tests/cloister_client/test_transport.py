@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,16 @@ from cloister_client.errors import (
 from cloister_client.identity import Identity
 from cloister_client.transfer import Download, Upload
 from cloister_client.transport import Transport
-from cloister_protos import Blob, Capabilities, DeclineRequest, ReportRequest, Result
+from cloister_protos import (
+    Blob,
+    Capabilities,
+    DeclineRequest,
+    ExchangeRequest,
+    ExchangeResponse,
+    Ready,
+    ReportRequest,
+    Result,
+)
 
 CONTENT = bytes(range(256)) * 20
 NOTHING = Capabilities()
@@ -165,3 +176,38 @@ def test_a_closed_transport_is_unreachable(transport: Transport) -> None:
 def test_uploads_are_hashed_as_a_whole() -> None:
     upload = Upload.of(memoryview(CONTENT))
     assert upload.blob == Blob(digest=hashlib.sha256(CONTENT).digest(), size=len(CONTENT))
+
+
+def test_a_step_waits_until_it_is_broken_off(coordinator: Any, transport: Transport) -> None:
+    """A round under way holds the call; it ends with whoever may end it, or is over."""
+
+    class Holding:
+        assignment_id = "a/1/c"
+
+        def exchange(self, request: ExchangeRequest, context: Any) -> ExchangeResponse:
+            context.add_callback(ended.set)
+            assert entered.wait(20)
+            cancel.pop()()
+            assert ended.wait(20)
+            return ExchangeResponse()
+
+    @contextmanager
+    def interruptible(interrupt: Callable[[], None]) -> Iterator[None]:
+        cancel.append(interrupt)
+        entered.set()
+        yield
+
+    cancel: list[Callable[[], None]] = []
+    entered, ended = threading.Event(), threading.Event()
+    request = ExchangeRequest(assignment_id="a/1/c", ready=Ready())
+    with pytest.raises(NotWanted, match="no such round"):
+        transport.exchange(request, interruptible)
+    cancel.clear()
+    entered.clear()
+    coordinator.masked = Holding()
+    with pytest.raises(Unreachable):
+        transport.exchange(request, interruptible)
+    assert ended.wait(20)
+    transport.close()
+    with pytest.raises(Unreachable):
+        transport.exchange(request, interruptible)

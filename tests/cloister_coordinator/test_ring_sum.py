@@ -113,15 +113,15 @@ def test_more_vectors_than_fit_at_once(local: SandboxPool) -> None:
 def test_bytes_do_not_depend_on_workers_processes_or_storage(
     local: SandboxPool, tmp_path: Path
 ) -> None:
-    bits, tail = 27, b"tail of 24 bytes........"
+    bits = 27
     vectors, masks = random(7, 4 * CHUNK + 3, bits)
     arrays: list[PackedReader] = []
     files: list[PackedReader] = []
     for place, vector in enumerate(vectors):
         data = pack(vector, bits)
-        (tmp_path / str(place)).write_bytes(tail + data)
+        (tmp_path / str(place)).write_bytes(data)
         arrays.append(PackedArray(data))
-        files.append(PackedFile(tmp_path / str(place), len(tail)))
+        files.append(PackedFile(tmp_path / str(place)))
     wanted = expected(vectors, masks, bits, 0.25).tobytes()
     for workers in (1, 3):
         assert added(local, arrays, masks, bits, 0.25, workers).tobytes() == wanted
@@ -168,9 +168,9 @@ def test_a_truncated_vector_is_an_error(local: SandboxPool, tmp_path: Path, work
     size, bits = CHUNK + 9, 20
     data = pack(np.zeros(size, np.uint64), bits)
     path = tmp_path / "vector"
-    path.write_bytes(bytes(8) + data[:-1])
+    path.write_bytes(data[:-1])
     masks = np.zeros(size, np.uint32)
-    for reader in (PackedFile(path, 8), PackedArray(data[:-1])):
+    for reader in (PackedFile(path), PackedArray(data[:-1])):
         with pytest.raises(OSError, match="ends before"):
             added(local, [PackedArray(data), reader], masks, bits, workers=workers)
     with pytest.raises(FileNotFoundError):

@@ -64,6 +64,7 @@ def terms(
     max_weight: int = 1,
     corrupt_fraction: float = 0.0,
     ring: bool = False,
+    private: bool = False,
     **assignment: Any,
 ) -> Terms:
     """What the members are told; further fields go into their assignment."""
@@ -80,6 +81,7 @@ def terms(
             ),
             members=members,
             minimum=minimum,
+            private=private,
         )
     )
     return Terms.of(told, parameters, counters)

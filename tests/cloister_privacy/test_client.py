@@ -219,7 +219,8 @@ def test_settings_are_part_of_the_terms():
         (Floors(minimum_cohort=4), {"minimum": 3}, "over 3 members; this device wants at least 4"),
         (Floors(minimum_cohort=2, corrupt_fraction=0.3), {"corrupt_fraction": 0.1}, "assumes 0.3"),
         (Floors(minimum_cohort=2), {"ring": True}, "sparse graph"),
-        (Floors(minimum_cohort=2, noise_multiplier=1), {}, "wants at least 1"),
+        (Floors(minimum_cohort=2, noise_multiplier=1), {"private": True}, "wants at least 1"),
+        (Floors(minimum_cohort=2, noise_multiplier=1), {}, "no exact metrics may be summed"),
     ],
 )
 def test_terms_below_a_floor(floors, told, reason):
@@ -230,6 +231,7 @@ def test_terms_below_a_floor(floors, told, reason):
 def test_noise_counts_that_of_the_fewest_honest_survivors():
     told = terms(20, minimum=10, corrupt_fraction=0.2)
     # 10 survivors, 4 of the 20 may collude: 6 x variance = (0.5 x 32768 steps)^2.
+    told.secure.private = True
     told.secure.noise_variance = (0.5 * 32768) ** 2 / 6
     Floors(noise_multiplier=0.5).check_terms(told)
     with pytest.raises(BelowFloor, match=r"noise is 0\.5 clipping norms"):

@@ -134,7 +134,7 @@ def test_the_largest_ring_is_exact_at_its_extremes():
 @pytest.mark.parametrize("share", [0.1, -0.1, 0.5, 1e-4, -1e-4, 0.999])
 def test_rounding_has_the_right_mean(share):
     """One step is 1 / 8 here; of Bernoulli draws with a fixed key, within 6 standard errors."""
-    encoding, count = Encoding(1.0, 4, 1, 1), 1_000_000
+    encoding, count = Encoding(1.0, 4, 2, 1), 1_000_000  # not conditional
     x = np.float32(share)
     decoded = encoding.decode(encoding.encode(np.full(count, x), 1, Entropy(KEY)))
     fraction = float(x) / encoding.step % 1
@@ -148,12 +148,72 @@ def test_rounding_has_the_right_mean(share):
 
 def test_coordinates_are_rounded_independently():
     """Also across the blocks in which they are rounded: no draw is used twice."""
-    encoding, count = Encoding(1.0, 2, 1, 1), 200_000
+    encoding, count = Encoding(1.0, 2, 2, 1), 200_000
     half = np.full(count, encoding.step / 2, np.float32)
     up = encoding.decode(encoding.encode(half, 1, Entropy(KEY))) > 0
     for lag in (1, 2, 1024, 16 * 1024, 32 * 1024):
         same = (up[lag:] == up[:-lag]).mean()
         assert abs(same - 0.5) < 6 * 0.5 / math.sqrt(count - lag)
+
+
+@pytest.mark.parametrize(
+    ("value_bits", "parameters", "bound"),
+    [
+        (4, 0, 8.0),
+        (4, 1, math.sqrt(64 + 0.25 + 8.5)),  # 8.53 is less than 9
+        (4, 4, math.sqrt(64 + 1 + 9)),  # 8.6 is less than 10
+        (16, 10**6, math.sqrt(2**30 + 250_000 + 32_768 + 500)),
+        (2, 10**6, math.sqrt(4 + 250_000 + 502)),
+    ],
+)
+def test_sensitivity_by_hand(value_bits, parameters, bound):
+    encoding = Encoding(3.0, value_bits, 1, 10)
+    assert encoding.sensitivity(parameters) == pytest.approx(bound, rel=1e-15)
+
+
+def test_updates_of_any_weight_have_no_sensitivity():
+    with pytest.raises(ValueError, match="counts for up to 2; it must be 1"):
+        Encoding(1.0, 16, 2, 10).sensitivity(5)
+
+
+def norm(encoding: Encoding, update: NDArray[np.float32], entropy: Entropy) -> float:
+    """Of the integers, in Python's own arithmetic."""
+    values = signed(encoding.encode(update, 1, entropy), encoding.ring_bits)
+    return math.sqrt(sum(value**2 for value in values))
+
+
+@given(
+    st.integers(2, 24),
+    st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=50).filter(any),
+    st.floats(0.5, 1e3),
+)
+def test_no_rounded_update_is_longer_than_the_sensitivity(value_bits, direction, length):
+    encoding = Encoding(0.7, value_bits, 1, 10)
+    x = np.array(direction)
+    update = (x / math.sqrt(x @ x) * length * 0.7).astype(np.float32)
+    assert norm(encoding, update, Entropy()) <= encoding.sensitivity(len(x)) * (1 + 1e-15)
+
+
+def test_what_came_out_too_long_is_rounded_again():
+    """Coordinates of half a step, as many as the norm allows, would often exceed the bound."""
+    encoding, count = Encoding(1.0, 6, 1, 1), 4096
+    update = np.full(count, encoding.step / 2, np.float32)
+    assert float(np.linalg.norm(update.astype(np.float64))) == 1
+    # each is 0 or 1 then: 2048 +- 32 ones, and the bound is sqrt(2112)
+    bound = encoding.sensitivity(count)
+    assert bound == math.sqrt(1024 + 1024 + 64)
+    entropy = Entropy(KEY)
+    ones = [round(norm(encoding, update, entropy) ** 2) for _ in range(300)]
+    assert max(ones) <= 2112
+    # the mean of a normal variable below 2 deviations; 0.055 deviations less
+    below = math.exp(-2) / math.sqrt(2 * math.pi) / 0.97725
+    assert abs(np.mean(ones) - (2048 - 32 * below)) < 6 * 32 / math.sqrt(300)
+
+
+def test_a_vector_beyond_the_norm_is_scaled_not_bent():
+    encoding = Encoding(1.0, 16, 1, 1)
+    decoded = encoding.decode(encoding.encode(np.array([30, -40], np.float32), 1, Entropy(KEY)))
+    assert np.abs(decoded - [0.6, -0.8]).max() <= encoding.step
 
 
 @pytest.mark.parametrize("count", [0, 1, 16 * 1024 - 1, 16 * 1024, 16 * 1024 + 1, 50_000])

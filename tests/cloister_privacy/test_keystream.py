@@ -1,4 +1,4 @@
-"""The streams are AES-256 on a counter from zero, and masks are those streams and nothing else."""
+"""The streams are AES-256 on a counter, from zero, or from two for masks, and nothing else."""
 
 from __future__ import annotations
 
@@ -12,10 +12,17 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR, ECB
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloister_privacy.keystream import BLOCK_BYTES, KEYS_AT_ONCE, Entropy, add_masks
+from cloister_privacy.keystream import (
+    BLOCK_BYTES,
+    KEYS_AT_ONCE,
+    MAX_MASK_BYTES,
+    Entropy,
+    add_masks,
+)
 
 KEY = bytes(range(32))
 KEYS = st.binary(min_size=32, max_size=32)
+FIRST = 2  # counter of a mask
 SIGNED = st.tuples(KEYS, st.sampled_from([1, -1]))
 
 
@@ -26,16 +33,17 @@ def counted(key: bytes, size: int, counter: int = 0) -> bytes:
     return Cipher(AES256(key), ECB()).encryptor().update(inputs)[:size]
 
 
-def stream(key: bytes, size: int) -> bytes:
+def stream(key: bytes, size: int, counter: int = 0) -> bytes:
     """The same at once, for long streams."""
-    return Cipher(AES256(key), CTR(bytes(16))).encryptor().update(bytes(size))
+    begin = counter.to_bytes(16, "big")
+    return Cipher(AES256(key), CTR(begin)).encryptor().update(bytes(size))
 
 
 def masked(tail: list[int], body: list[int], bits: int, keys: list[tuple[bytes, int]]):
     """What add_masks has to make of vectors, in Python's integers, one word after the other."""
     tail, body = list(tail), list(body)
     for key, sign in keys:
-        data = counted(key, 8 * len(tail) + bits // 8 * len(body))
+        data = counted(key, 8 * len(tail) + bits // 8 * len(body), FIRST)
         at = 0
         for vector, size in ((tail, 8), (body, bits // 8)):
             for index in range(len(vector)):
@@ -70,11 +78,11 @@ def test_aes_256_of_fips_197():
 
 
 @pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
-def test_a_mask_is_that_stream_from_counter_zero(dtype):
+def test_a_mask_is_that_stream_from_counter_two(dtype):
     words = 3 * BLOCK_BYTES // np.dtype(dtype).itemsize + 5
     tail, body = np.zeros(3, np.uint64), np.zeros(words, dtype)
     add_masks(tail, body, [(KEY, 1)])
-    assert tail.tobytes() + body.tobytes() == counted(KEY, 24 + body.nbytes)
+    assert tail.tobytes() + body.tobytes() == counted(KEY, 24 + body.nbytes, FIRST)
     assert Entropy(KEY).bytes(24 + body.nbytes) == counted(KEY, 24 + body.nbytes)
 
 
@@ -105,7 +113,7 @@ def test_edges_of_blocks(dtype, counters, beyond):
     keys = [(b"a" * 32, 1), (b"b" * 32, -1)]
     expected_tail, expected_body = tail.copy(), body.copy()
     for key, sign in keys:
-        data = stream(key, tail.nbytes + body.nbytes)
+        data = stream(key, tail.nbytes + body.nbytes, FIRST)
         change = np.add if sign == 1 else np.subtract
         change(expected_tail, np.frombuffer(data[: tail.nbytes], "<u8"), out=expected_tail)
         mask = np.frombuffer(data[tail.nbytes :], np.dtype(dtype).newbyteorder("<"))
@@ -154,8 +162,14 @@ def test_no_keys_and_no_vector_change_nothing():
 def test_parts_of_larger_arrays_are_masked_in_place():
     whole = np.zeros((1000, 2), np.uint32)
     add_masks(np.zeros(0, np.uint64), whole[:, 0], [(KEY, 1)])
-    assert whole[:, 0].astype("<u4").tobytes() == counted(KEY, 4000)
+    assert whole[:, 0].astype("<u4").tobytes() == counted(KEY, 4000, FIRST)
     assert not whole[:, 1].any()
+
+
+def test_a_mask_ends_before_its_counter_does():
+    body = np.broadcast_to(np.uint64(0), (MAX_MASK_BYTES // 8,))  # takes no memory
+    with pytest.raises(ValueError, match=f"{MAX_MASK_BYTES} bytes"):
+        add_masks(np.zeros(1, np.uint64), body, [(KEY, 1)])
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_the_page_says_what_the_code_does(shown: str, path: str) -> None:
 
 
 def test_the_page_has_every_limit_of_a_sandbox_and_a_policy() -> None:
-    from cloister_client import Policy
+    from cloister_client import Policy, SecureConfig
     from cloister_sandbox import Limits
 
     text = (ROOT / "docs" / "limits.md").read_text()
@@ -57,4 +57,7 @@ def test_the_page_has_every_limit_of_a_sandbox_and_a_policy() -> None:
         assert shown_as.get(field.name, field.name) in text
     for field in dataclasses.fields(Policy):
         if field.name not in ("any_task", "publishers", "digests", "aggregations"):
+            assert f"`{field.name}`" in text
+    for field in dataclasses.fields(SecureConfig):
+        if field.name not in ("authority", "certificate", "required", "ring"):
             assert f"`{field.name}`" in text

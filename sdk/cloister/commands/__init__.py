@@ -9,6 +9,7 @@ Layout
 - ``metric``         how a metric is shown; ``hyperparameters``: the options that set them
 - ``beginning``      the options that say which values a task begins with; ``inputs``: which
   columns are which input
+- ``protection``     the options that protect a job's updates
 - ``service``        log and end of a long-running command
 - ``output``         what goes to standard output, and what to standard error
 - ``coordinator``    `cloister coordinator`
@@ -20,6 +21,7 @@ Layout
 - ``op``             `cloister op ...` (``op_list``, ``op_run``)
 - ``pki``            `cloister pki ...` (``pki_init``, ``pki_sign``, ``pki_list``; ``pki_folder``:
   where an authority keeps its key and what it issued)
+- ``privacy``        `cloister privacy ...` (``privacy_plan``, ``privacy_budget``)
 - ``simulate``       `cloister simulate`
 
 Command modules import nothing heavy at their top, so that `--help` and completion are quick and

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cloister.commands import client, coordinator, failure, job, op, pki, simulate, task
+from cloister.commands import client, coordinator, failure, job, op, pki, privacy, simulate, task
 from cloister.commands.exit_code import MEANINGS, ExitCode
 from cloister.commands.output import say
 
@@ -21,6 +21,7 @@ _EPILOG = "\n\n".join(
         "  cloister client --init device.toml",
         "  cloister job submit softmax-regression.wasm --cohort 3 --rounds 10 --watch",
         "  cloister pki init hospitals",
+        "  cloister privacy budget --epsilon 2 --delta 1e-6 --noise-multiplier 10",
         "Exit codes:",
         *(f"  {code.value:>3}  {meaning}" for code, meaning in MEANINGS.items()),
     ]
@@ -94,3 +95,4 @@ app.add_typer(job.app, name="job")
 app.add_typer(task.app, name="task")
 app.add_typer(op.app, name="op")
 app.add_typer(pki.app, name="pki")
+app.add_typer(privacy.app, name="privacy")

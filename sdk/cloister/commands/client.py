@@ -11,6 +11,7 @@ from cloister.commands.output import Json, results, say, write_json
 
 if TYPE_CHECKING:
     from cloister_client import ClientConfig, Summary
+    from cloister_client.certification import Certification
 
 EPILOG = """
 Examples:
@@ -160,7 +161,43 @@ def _show(settings: ClientConfig, summary: Summary, as_json: bool) -> None:
     table.add_row("kept between rounds", f"at most {policy['local_mb']:g} MiB")
     clip = policy["clip_norm"]
     table.add_row("norm of an update", "no limit" if clip is None else f"at most {clip:g}")
+    for row in _secure_rows(summary.certification):
+        table.add_row(*row)
     results().print(table)
+
+
+def _secure_rows(certification: Certification | None) -> list[tuple[str, str]]:
+    if certification is None:
+        return [("secure aggregation", "not set up: updates leave in clear")]
+    wanted = certification.config
+    until = f"{certification.until:%Y-%m-%d %H:%M} UTC"
+    cohort = [f"at least {wanted.minimum_cohort} members"]
+    if wanted.corrupt_fraction:
+        cohort.append(f"of whom {wanted.corrupt_fraction:g} may collude")
+    if wanted.ring:
+        cohort.append("also on a ring")
+    if wanted.noise_multiplier:
+        cohort.append(f"with noise of {wanted.noise_multiplier:g} clipping norms")
+    return [
+        ("secure aggregation", "required" if wanted.required else "where a job has it"),
+        ("certificate", f"by {certification.trust.authority.name}, valid until {until}"),
+        ("sums", ", ".join(cohort)),
+    ]
+
+
+def _secure_document(certification: Certification | None) -> dict[str, Any] | None:
+    if certification is None:
+        return None
+    wanted = certification.config
+    return {
+        "required": wanted.required,
+        "authority": certification.trust.authority.name,
+        "expires_at_ms": int(certification.until.timestamp()) * 1000,
+        "minimum_cohort": wanted.minimum_cohort,
+        "corrupt_fraction": wanted.corrupt_fraction,
+        "ring": wanted.ring,
+        "noise_multiplier": wanted.noise_multiplier,
+    }
 
 
 def _document(settings: ClientConfig, summary: Summary) -> dict[str, Any]:
@@ -187,4 +224,5 @@ def _document(settings: ClientConfig, summary: Summary) -> dict[str, Any]:
             "local_mb": policy.local_mb,
             "clip_norm": policy.clip_norm,
         },
+        "secure_aggregation": _secure_document(summary.certification),
     }

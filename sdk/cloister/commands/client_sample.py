@@ -60,4 +60,20 @@ seconds_per_round = 600
 # local_mb = 256
 # Longest update that leaves, as an L2 norm; a longer one is scaled down.
 # clip_norm = 1.0
+
+# Updates leave masked, so that only their sum over many devices is seen.
+# [secure_aggregation]
+# What the authority made for everybody, and for the key that `cloister client --identity` prints.
+# authority = "authority.pem"
+# certificate = "identity.crt"
+# Whether jobs without secure aggregation are declined.
+# required = true
+# Fewest members a sum may be over.
+# minimum_cohort = 3
+# Share of the members that may collude with the coordinator without learning anything.
+# corrupt_fraction = 0.0
+# Accept cohorts where each member shares secrets with some others only.
+# ring = false
+# Least noise that members add to the sum themselves, in clipping norms.
+# noise_multiplier = 0.0
 """

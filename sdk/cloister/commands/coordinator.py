@@ -53,6 +53,13 @@ def coordinator(
     client_ca: Annotated[
         Path | None, typer.Option(help="PEM certificates that clients' are checked against (mTLS).")
     ] = None,
+    identity_authority: Annotated[
+        Path | None,
+        typer.Option(
+            help="PEM certificate of the authority behind clients' identities; jobs with secure"
+            " aggregation need it. See `cloister pki`."
+        ),
+    ] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Allow plaintext beyond this machine.")
     ] = False,
@@ -87,6 +94,7 @@ def coordinator(
         tls_certificate=tls_cert,
         tls_key=tls_key,
         tls_client_ca=client_ca,
+        identity_authority=identity_authority,
         insecure=insecure,
         join_token=_secret(join_token_file),
         reconnect_grace_seconds=reconnect_grace,

@@ -56,6 +56,7 @@ _EXTRAS: Mapping[str, str] = {
     "matplotlib": "simulate",
     "sklearn": "simulate",
     "alembic": "coordinator",
+    "dp_accounting": "coordinator",
     "sqlalchemy": "coordinator",
     "grpc_health": "coordinator",
     "grpc_reflection": "coordinator",
@@ -69,6 +70,7 @@ _COMMAND_EXTRAS: Mapping[str, str] = {
     "job": "client",
     "op": "compile",
     "pki": "client",
+    "privacy": "coordinator",
     "simulate": "simulate",
     "task": "author",
 }

@@ -12,6 +12,19 @@ from cloister.commands.connection import connected
 from cloister.commands.failure import Mistake
 from cloister.commands.hyperparameters import BatchSize, LearningRate, Settings, hyperparameters
 from cloister.commands.output import Json, say, write_json
+from cloister.commands.protection import (
+    AdaptiveNorm,
+    ClipNorm,
+    Corrupt,
+    Delta,
+    Epsilon,
+    MaxWeight,
+    NoiseBy,
+    NoiseMultiplier,
+    Secure,
+    ValueBits,
+    protections,
+)
 
 if TYPE_CHECKING:
     from cloister.operator import Coordinator
@@ -25,6 +38,9 @@ Examples:
   --round-deadline 60 --learning-rate 0.1 --batch-size 10 --evaluate-every 5
 
   cloister job submit --job digits.toml --rounds 5      options win over the TOML
+
+  cloister job submit digits.wasm --cohort 20 --minimum 15 --rounds 100 --secure --clip-norm 1
+  --noise-multiplier 1 --epsilon 8
 
 A signature beside the task (digits.wasm.sig, by `cloister task sign`) goes along, and so do the
 values it begins with (digits.safetensors, by `cloister task compile`).
@@ -50,7 +66,9 @@ def submit(
     ] = None,
     minimum: Annotated[
         int | None,
-        typer.Option(min=1, help="Fewest updates a round commits with at its deadline; default 1."),
+        typer.Option(
+            min=1, help="Fewest updates a round commits with; default 1, with --secure 3."
+        ),
     ] = None,
     over_selection: Annotated[
         float | None, typer.Option(min=1, max=10, help="Clients selected for each one wanted.")
@@ -70,6 +88,16 @@ def submit(
     uniform_weights: Annotated[
         bool | None, typer.Option("--uniform-weights", help="Count each update once, not by rows.")
     ] = None,
+    clip_norm: ClipNorm = None,
+    secure: Secure = None,
+    corrupt: Corrupt = None,
+    value_bits: ValueBits = None,
+    max_weight: MaxWeight = None,
+    noise_multiplier: NoiseMultiplier = None,
+    noise: NoiseBy = None,
+    epsilon: Epsilon = None,
+    delta: Delta = None,
+    adaptive_clipping: AdaptiveNorm = None,
     evaluate_every: Annotated[
         int | None, typer.Option(min=0, help="Evaluate every so many versions; default never.")
     ] = None,
@@ -118,6 +146,22 @@ def submit(
     arguments["hyperparameters"] = arguments.get("hyperparameters", {}) | hyperparameters(
         learning_rate, batch_size, settings
     )
+    protected = protections(
+        arguments,
+        secure=secure,
+        clip_norm=clip_norm,
+        corrupt=corrupt,
+        value_bits=value_bits,
+        max_weight=max_weight,
+        noise=noise,
+        noise_multiplier=noise_multiplier,
+        epsilon=epsilon,
+        delta=delta,
+        adaptive=adaptive_clipping,
+    )
+    for key in ("clip_norm", "secure_aggregation", "differential_privacy"):
+        arguments.pop(key, None)
+    arguments |= protected
     for key, option in (("task", "TASK.wasm"), ("rounds", "--rounds"), ("cohort", "--cohort")):
         if key not in arguments:
             raise Mistake(f"{option} is missing; give it, or --job with a TOML that does")

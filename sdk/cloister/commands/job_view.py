@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from google.protobuf import json_format
 from rich.markup import escape
@@ -11,11 +11,15 @@ from rich.table import Table
 
 from cloister_protos import (
     ClientStatus,
+    DifferentialPrivacy,
+    Graph,
     JobSpec,
     JobState,
     JobStatus,
     MemberState,
     ModelVersion,
+    Noise,
+    PrivacySpent,
     RoundRecord,
     RoundState,
 )
@@ -94,6 +98,37 @@ def _hyperparameters(spec: JobSpec) -> list[str]:
     ]
 
 
+def protection(spec: JobSpec) -> dict[str, str]:
+    """What protects the updates of a job, in words."""
+    secure, privacy = spec.secure_aggregation, spec.differential_privacy
+    found = {"clipping norm": f"{spec.clip_norm:g}" if spec.clip_norm else "none"}
+    found["secure aggregation"] = "none: the coordinator sees single updates"
+    if spec.HasField("secure_aggregation"):
+        graph = Graph.Name(secure.graph).removeprefix("GRAPH_").lower()
+        found["secure aggregation"] = (
+            f"{graph} graph, {secure.corrupt_fraction:.0%} may collude,"
+            f" {secure.value_bits} bits a coordinate"
+        )
+    if spec.HasField("differential_privacy"):
+        budget = f"up to epsilon {privacy.epsilon:g}" if privacy.epsilon else "without a budget"
+        adaptive = ", the clipping norm adapts" if privacy.HasField("adaptive") else ""
+        found["differential privacy"] = (
+            f"{_noise(privacy)} noise of {privacy.noise_multiplier:g} clipping norms,"
+            f" {budget}{adaptive}"
+        )
+    return found
+
+
+def _noise(privacy: DifferentialPrivacy) -> str:
+    return Noise.Name(privacy.noise).removeprefix("NOISE_").lower()
+
+
+def spent(privacy: PrivacySpent) -> str:
+    """Privacy that was spent, in words."""
+    rounds = f"{privacy.rounds} round{'s' * (privacy.rounds != 1)}"
+    return f"epsilon {privacy.epsilon:.4g} at delta {privacy.delta:g}, by {rounds}"
+
+
 def status_table(status: JobStatus) -> Table:
     """Everything about one job."""
     spec = status.spec
@@ -117,7 +152,10 @@ def status_table(status: JobStatus) -> Table:
         "dataset": escape(spec.eligibility.dataset) or "the clients' only one",
         "tags": escape(", ".join(spec.eligibility.tags)) or "any",
         "seed": str(spec.seed),
+        **protection(spec),
     }
+    if status.HasField("privacy_spent"):
+        rows["privacy spent"] = spent(status.privacy_spent)
     for name, value in rows.items():
         table.add_row(name, value)
     return table
@@ -182,10 +220,38 @@ def job_document(status: JobStatus) -> dict[str, Any]:
         "dataset": spec.eligibility.dataset,
         "tags": list(spec.eligibility.tags),
         "seed": spec.seed,
+        "clip_norm": spec.clip_norm,
+        "secure_aggregation": _settings(spec, "secure_aggregation"),
+        "differential_privacy": _settings(spec, "differential_privacy"),
+        "privacy_spent": _spent(status),
     }
 
 
-def round_document(record: RoundRecord) -> dict[str, Any]:
+def _settings(
+    spec: JobSpec, field: Literal["secure_aggregation", "differential_privacy"]
+) -> dict[str, Any] | None:
+    """A message of the job as JSON values, by the names of the TOML; None: it is not there."""
+    if not spec.HasField(field):
+        return None
+    found: dict[str, Any] = json_format.MessageToDict(
+        getattr(spec, field), preserving_proto_field_name=True
+    )
+    for name in ("graph", "noise"):
+        if name in found:
+            found[name] = found[name].rpartition("_")[2].lower()
+    if "max_weight" in found:
+        found["max_weight"] = int(found["max_weight"])  # 64 bits are a text in that mapping
+    return found
+
+
+def _spent(of: JobStatus | RoundRecord) -> dict[str, Any] | None:
+    if not of.HasField("privacy_spent"):
+        return None
+    privacy = of.privacy_spent
+    return {"epsilon": privacy.epsilon, "delta": privacy.delta, "rounds": privacy.rounds}
+
+
+def round_document(record: RoundRecord, spec: JobSpec) -> dict[str, Any]:
     """A round as JSON values."""
     return {
         "round": record.number,
@@ -201,6 +267,9 @@ def round_document(record: RoundRecord) -> dict[str, Any]:
         "evaluation": {"examples": record.evaluation.examples, **record.evaluation.means},
         "started_at_ms": record.started_at_ms,
         "ended_at_ms": record.ended_at_ms,
+        "secure": spec.HasField("secure_aggregation"),
+        "clip_norm": record.clip_norm,
+        "privacy_spent": _spent(record),
     }
 
 

@@ -50,20 +50,20 @@ def _follow_for_programs(job: Job, from_round: int) -> None:
     for event in job.watch(from_round):
         if event.HasField("round") and event.round.state in ENDED and event.round.number > shown:
             shown = event.round.number
-            write_json(round_document(event.round))
+            write_json(round_document(event.round, event.job.spec))
     write_json(job_document(job.status))
 
 
 def _follow_for_people(job: Job, from_round: int) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from cloister.commands.job_view import ENDED, coloured_state
+    from cloister.commands.job_view import ENDED, coloured_state, spent
     from cloister.commands.round_lines import RoundLines
 
     # one console for lines and bar where both are seen, or they would overwrite each other
     out = results()
     console = out if sys.stdout.isatty() else notes()
-    lines, shown = RoundLines(), 0
+    lines, shown = RoundLines(job.status.spec.HasField("secure_aggregation")), 0
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -89,3 +89,5 @@ def _follow_for_people(job: Job, from_round: int) -> None:
         f"job {status.job_id} {coloured_state(status)} with version {status.version}",
         highlight=False,
     )
+    if status.HasField("privacy_spent"):
+        out.print(f"privacy spent: {spent(status.privacy_spent)}", highlight=False)

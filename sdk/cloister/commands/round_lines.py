@@ -10,11 +10,18 @@ from cloister.commands.job_view import reported, round_state
 from cloister.commands.metric import SHARES, shown
 from cloister_protos import Metrics, RoundRecord, RoundState
 
+_CLIP_NORM, _EPSILON = "clipping norm", "epsilon"
+
 
 class RoundLines:
-    """Turns ended rounds into lines, the heading before the first and when metrics appear."""
+    """Turns ended rounds into lines, the heading before the first and when metrics appear.
 
-    def __init__(self) -> None:
+    Args:
+        secure: whether updates are summed by secure aggregation; committed rounds are marked.
+    """
+
+    def __init__(self, secure: bool = False) -> None:
+        self._secure = secure
         self._names: list[str] = []
 
     def lines(self, record: RoundRecord) -> Iterator[str]:
@@ -24,6 +31,8 @@ class RoundLines:
             for phase, metrics in (("train", record.training), ("eval", record.evaluation))
             for name in sorted(metrics.means, key=lambda n: (n in SHARES, n))
         ]
+        if record.HasField("privacy_spent"):
+            names += [_CLIP_NORM, _EPSILON]
         new = [name for name in names if name not in self._names]
         if new or not self._names:
             self._names += new
@@ -44,9 +53,12 @@ class RoundLines:
             return (
                 f"{record.number:>6}{'-':>9}{clients:>9}  [yellow]{round_state(record)}{reason}[/]"
             )
-        return f"{record.number:>6}{version:>9}{clients:>9}{cells}{seconds:>10.3f}"
+        mark = "  masked" * self._secure
+        return f"{record.number:>6}{version:>9}{clients:>9}{cells}{seconds:>10.3f}{mark}"
 
     def _cell(self, name: str, record: RoundRecord) -> str:
+        if name in (_CLIP_NORM, _EPSILON):
+            return f"{record.clip_norm if name == _CLIP_NORM else record.privacy_spent.epsilon:.4g}"
         phase, _, metric = name.partition(" ")
         metrics: Metrics = record.training if phase == "train" else record.evaluation
         if metric not in metrics.means:

@@ -10,9 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cloister.commands.beginning import Frozen, InitialModel, announce
+from cloister.commands.failure import Mistake
 from cloister.commands.hyperparameters import BatchSize, LearningRate, Settings, hyperparameters
 from cloister.commands.inputs import Inputs, named_inputs
 from cloister.commands.output import Json, notes, results, say, write_json
+from cloister.commands.protection import (
+    AdaptiveNorm,
+    ClipNorm,
+    Corrupt,
+    Delta,
+    Epsilon,
+    MaxWeight,
+    NoiseBy,
+    NoiseMultiplier,
+    Secure,
+    ValueBits,
+    protections,
+)
 
 if TYPE_CHECKING:
     from cloister.datasets import Split
@@ -29,7 +43,17 @@ Examples:
   cloister simulate digits --hidden 128 --clients 100 --cohort 20 --drop-out 0.1 --plot run.html
 
   cloister simulate mine.csv --label outcome --clients 8 --rounds 10 --json
+
+  cloister simulate digits --clients 100 --clip-norm 1 --noise-multiplier 0.8 --epsilon 8
+
+A bundled data set is simulated under secure aggregation with a clipping norm of 10, where that is
+possible: with a linear aggregation and at most 100 members of a round. --no-secure is faster.
 """
+
+DEFAULT_CLIP_NORM = 10.0
+"""Under secure aggregation, when nobody says: longer than updates of the bundled data sets are."""
+MOST_MEMBERS = 100
+"""Of a round that is secure without being told to; the work grows as the square of them."""
 
 
 class Partition(StrEnum):
@@ -78,18 +102,31 @@ def simulate(
     cohort: Annotated[
         int | None, typer.Option(min=1, help="Updates that complete a round; default: all clients.")
     ] = None,
-    minimum: Annotated[int, typer.Option(min=1, help="Fewest updates a round commits with.")] = 1,
+    minimum: Annotated[
+        int | None,
+        typer.Option(min=1, help="Fewest updates a round commits with; default 1, if secure 3."),
+    ] = None,
     over_selection: Annotated[
         float, typer.Option(min=1, max=10, help="Clients selected for each one targeted.")
     ] = 1.0,
     drop_out: Annotated[
         float,
-        typer.Option(min=0, max=0.99, help="Probability that a selected client never reports."),
+        typer.Option(min=0, max=0.99, help="Probability that a selected client drops out."),
     ] = 0.0,
     epochs: Annotated[int, typer.Option(min=1, max=1000, help="Local passes in a round.")] = 1,
     learning_rate: LearningRate = None,
     batch_size: BatchSize = None,
     settings: Settings = None,
+    clip_norm: ClipNorm = None,
+    secure: Secure = None,
+    corrupt: Corrupt = None,
+    value_bits: ValueBits = None,
+    max_weight: MaxWeight = None,
+    noise_multiplier: NoiseMultiplier = None,
+    noise: NoiseBy = None,
+    epsilon: Epsilon = None,
+    delta: Delta = None,
+    adaptive_clipping: AdaptiveNorm = None,
     initial_model: InitialModel = None,
     frozen: Frozen = None,
     label: Annotated[
@@ -120,6 +157,7 @@ def simulate(
     import numpy as np
 
     from cloister.partition import PARTITIONS
+    from cloister_coordinator.cohort import size
 
     _check_outputs(plot, output)
     split = _load(data, label, target, named_inputs(inputs), test_fraction, seed)
@@ -141,12 +179,34 @@ def simulate(
         "threads": threads,
         "test": split.test if "evaluate" in module.manifest.entry_points else None,
     }
+    folding = _folding(aggregation)
+    protected = protections(
+        {},
+        secure=secure,
+        clip_norm=clip_norm,
+        corrupt=corrupt,
+        value_bits=value_bits,
+        max_weight=max_weight,
+        noise=noise,
+        noise_multiplier=noise_multiplier,
+        epsilon=epsilon,
+        delta=delta,
+        adaptive=adaptive_clipping,
+    )
+    why_clear = ""
+    if "secure_aggregation" not in protected:
+        wanted = clients if cohort is None else cohort
+        members = size(wanted, over_selection)
+        why_clear = _why_clear(secure, data, module, folding, wanted, members, minimum)
+    if not why_clear:
+        _complete(protected, module)
     federated = _run(
         f"{clients} clients",
         module,
         _clients(split, parts),
         **common,
-        aggregation=Path(aggregation) if aggregation.endswith(".wasm") else aggregation,
+        **protected,
+        aggregation=folding,
         cohort=cohort,
         minimum=minimum,
         over_selection=over_selection,
@@ -161,7 +221,7 @@ def simulate(
     if plot is not None:
         federated.plot(plot)
     if as_json:
-        document = federated.to_json()
+        document = federated.to_json() | {"why_clear": why_clear}
         if pooled is not None:
             document["central"] = dict(pooled.final)
         write_json(document)
@@ -169,7 +229,7 @@ def simulate(
         return
     console = results()
     console.print(federated.table())
-    for line in _summary(split, federated, pooled):
+    for line in (*_protection(federated, why_clear), *_summary(split, federated, pooled)):
         console.print(line, markup=False, highlight=False)
     for path in (plot, output):
         if path is not None:
@@ -236,6 +296,73 @@ def _task(path: Path | None, split: Split, hidden: Sequence[int]) -> Module:
     else:
         data = template.build("softmax-regression", features=split.features, classes=split.classes)
     return Module.parse(data)
+
+
+def _folding(name: str) -> Module:
+    """A built-in aggregation, or that of a file."""
+    from cloister_tasks import Module, builtin
+
+    file = name.endswith(".wasm")
+    return Module.parse(Path(name).read_bytes() if file else builtin.aggregation(name))
+
+
+def _why_clear(
+    secure: bool | None,
+    data: str,
+    task: Module,
+    folding: Module,
+    wanted: int,
+    members: int,
+    minimum: int | None,
+) -> str:
+    """Why there is no secure aggregation where nobody asks for it; empty: there is."""
+    from cloister_privacy.parameters import complete_threshold
+    from cloister_protos import Kind
+
+    if secure is False:
+        return "--no-secure"
+    for reason, holds in {
+        "--secure turns it on for data of one's own": bool(Path(data).suffix),
+        f"{folding.manifest.name} needs single updates": not folding.manifest.linear,
+        "statistics need a --clip-norm that fits them": task.manifest.kind == Kind.KIND_SUMMARY,
+        "a sum of one update is that update": wanted < 2 or minimum == 1,
+        "it needs over half of those selected to report": wanted < complete_threshold(members, 0),
+        f"it takes long with {members} members of a round": members > MOST_MEMBERS,
+    }.items():
+        if holds:
+            return reason
+    return ""
+
+
+def _complete(protected: dict[str, Any], task: Module) -> None:
+    """Put in what secure aggregation needs and nobody has said."""
+    from cloister.protection import SecureAggregation
+    from cloister_protos import Kind
+
+    protected.setdefault("secure_aggregation", SecureAggregation())
+    if "clip_norm" in protected:
+        return
+    if "differential_privacy" in protected:
+        raise Mistake("noise is in proportion to the clipping norm: give --clip-norm")
+    if task.manifest.kind == Kind.KIND_SUMMARY:
+        raise Mistake("statistics are not to be clipped: give a --clip-norm beyond all of them")
+    protected["clip_norm"] = DEFAULT_CLIP_NORM
+
+
+def _protection(history: History, why_clear: str) -> list[str]:
+    """Who saw what."""
+    if not history.secure:
+        return [f"secure aggregation was off: {why_clear}"]
+    norm = history.rounds[0].clip_norm
+    lines = [f"updates were summed by secure aggregation, with a clipping norm of {norm:g}"]
+    if history.delta is not None:
+        lines.append(
+            f"privacy spent: epsilon {history.epsilon:.4g} at delta {history.delta:g}; a"
+            " simulation's noise follows from its seed, so do not give its model away"
+        )
+    if clipped := sum(result.clipped for result in history.rounds):
+        lines.append(f"{clipped} updates were longer than the clipping norm and scaled down")
+    return lines
 
 
 def _first(

@@ -11,7 +11,7 @@ from cloister.commands.output import Json, results, write_json
 
 if TYPE_CHECKING:
     from cloister_protos import Kind, Role
-    from cloister_tasks import Module
+    from cloister_tasks import Manifest, Module
 
 EPILOG = """
 Examples:
@@ -74,6 +74,7 @@ def _show(module: Module, publisher: str) -> None:
         "memory": f"{manifest.memory_bytes:,} bytes ({manifest.memory_bytes / (1 << 20):.2f} MiB),"
         " exact: minimum = maximum",
         "parameters": f"{manifest.parameter_count:,}",
+        **_updates(manifest),
         "imports": ", ".join(module.imports) or "none",
         "exports": "\n".join(exports),
     }.items():
@@ -93,6 +94,18 @@ def _show(module: Module, publisher: str) -> None:
     out.print(table, highlight=False)
 
 
+def _updates(manifest: Manifest) -> dict[str, str]:
+    """What an aggregation needs of the updates, in words; nothing of a task."""
+    from cloister_protos import Kind
+
+    if manifest.kind != Kind.KIND_AGGREGATION:
+        return {}
+    if manifest.masked:
+        return {"updates": "masked: it adds them, for the coordinator's own use"}
+    need = "only their sum: fit for secure aggregation" if manifest.linear else "single ones"
+    return {"updates": need, "weights": "left aside" if manifest.unweighted else "by each update's"}
+
+
 def _document(module: Module, publisher: str) -> dict[str, Any]:
     manifest = module.manifest
     return {
@@ -106,6 +119,9 @@ def _document(module: Module, publisher: str) -> dict[str, Any]:
         "publisher": publisher,
         "memory_bytes": manifest.memory_bytes,
         "parameters": manifest.parameter_count,
+        "linear": manifest.linear,
+        "unweighted": manifest.unweighted,
+        "masked": manifest.masked,
         "imports": list(module.imports),
         "exports": {name: export.signature for name, export in module.exports.items()},
         "buffers": [
