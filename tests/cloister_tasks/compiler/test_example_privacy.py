@@ -164,6 +164,14 @@ def test_metrics_are_of_rows_as_they_are(guest):
         assert machine.guest[metric] == pytest.approx(float(plain.guest[metric]), rel=1e-5)
 
 
+def test_clipping_of_the_batch_and_the_pull_come_after_the_noise(guest):
+    example = net()
+    machine = private(guest, example, 1.0, 50.0, clip_norm=0.3, proximal=0.5)
+    assert np.linalg.norm(step(machine, example)) == pytest.approx(0.3, rel=1e-4)
+    machine.guest["clip_norm"] = 0.0  # the noise is clipped away, and so is the pull
+    assert not step(machine, example).any()
+
+
 # -- noise --
 
 
