@@ -5,6 +5,7 @@ The same function serves devices and tests; the simulator's many-clients path gi
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,10 +61,11 @@ def train(
 
     The sandbox must be fresh, `dataset` fitted to the task's inputs. `reset` is called once
     before training, so that optimizer state lives through the epochs of a round. `seed` decides
-    the order of rows and, where the job is silent, the task's own `seed`. `local` is what the
-    LOCAL buffers held after an earlier round; None: what the module's data says. The update is
-    written to `out` (f32[P], may be `model` itself) or to a new array. `keep_going` is called
-    before each chunk of rows and raises to stop.
+    the order of rows and, where the job is silent, the task's own `seed`. A task that adds noise
+    for privacy gets a key drawn here, which is told to nobody. `local` is what the LOCAL buffers
+    held after an earlier round; None: what the module's data says. The update is written to `out`
+    (f32[P], may be `model` itself) or to a new array. `keep_going` is called before each chunk of
+    rows and raises to stop.
 
     Raises UnfitAssignment if the task cannot do what is asked, DataError without rows to train
     on, SandboxError (the sandbox is dead then) and whatever `keep_going` raises.
@@ -117,7 +119,12 @@ def settings(manifest: Manifest, training: Training) -> dict[str, float]:
     """The job's hyperparameters, checked against the task's. Raises UnfitAssignment."""
     dtypes = {buffer.name: buffer.dtype for buffer in manifest.of(Role.ROLE_HYPERPARAMETER)}
     values = dict(training.hyperparameters)
+    own = {buffer.name for buffer in manifest.noise_keys}
     for name, value in values.items():
+        if name in own:
+            raise UnfitAssignment(
+                f"hyperparameter {name!r} is a secret that the device draws; a job cannot set it"
+            )
         if name not in dtypes:
             there = ", ".join(dtypes) or "none"
             raise UnfitAssignment(f"the task has no hyperparameter {name!r}; there are: {there}")
@@ -180,6 +187,10 @@ class _Run:
         if (own := self._manifest.seed) is not None and own.name not in values:
             self._sandbox.view(own.name)[...] = signed(seed)
             self._unsent.append(own.name)
+        for buffer in self._manifest.noise_keys:
+            # Not from the seed: the coordinator knows it, and could subtract the noise.
+            self._sandbox.view(buffer.name)[...] = signed(secrets.randbits(64))
+            self._unsent.append(buffer.name)
         batch_size = self._batch_size(values) if count(rows) > self._manifest.capacity else None
         size = chunk_rows(count(rows), self._manifest.capacity, batch_size)
         chunks = _chunks(count(rows), size)

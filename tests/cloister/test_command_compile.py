@@ -14,6 +14,7 @@ from cloister.commands.app import app
 from cloister.commands.exit_code import ExitCode
 from cloister_protos import Role
 from cloister_tasks import Module
+from cloister_tasks.contract import NOISE_KEYS
 
 from . import without_torch
 from .factories import SOURCE
@@ -76,6 +77,34 @@ def test_options_win_over_the_factory(tmp_path: Path) -> None:
     assert set(values) == {
         b.name for role in (Role.ROLE_PARAMETER, Role.ROLE_FROZEN) for b in manifest.of(role)
     }
+
+
+def test_example_privacy_is_compiled_in_and_said(tmp_path: Path) -> None:
+    options = ("--example-clip-norm", "0.5", "--example-noise", "1.25")
+    shown = compile_(f"{MODULE}:small", *options).stdout
+    assert "rows clipped to 0.5, noise multiplier 1.25" in " ".join(shown.split())
+    report = json.loads(compile_(f"{MODULE}:small", *options, "--json").stdout)
+    assert report["example_privacy"] == {"clip_norm": 0.5, "noise_multiplier": 1.25}
+    assert set(NOISE_KEYS) <= set(report["hyperparameters"])
+    manifest = Module.parse((tmp_path / "small.wasm").read_bytes()).manifest
+    assert "rows clipped to 0.5, noise multiplier 1.25" in manifest.description
+    assert json.loads(compile_(f"{MODULE}:small", "--json").stdout)["example_privacy"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--example-noise", "1"), "go together"),
+        (("--example-clip-norm", "1"), "go together"),
+        (("--example-clip-norm", "0", "--example-noise", "1"), "clip_norm=0.0"),
+        (("--example-clip-norm", "1", "--example-noise", "nan"), "noise_multiplier=nan"),
+    ],
+)
+def test_example_privacy_that_makes_no_sense_is_refused(
+    options: tuple[str, ...], message: str
+) -> None:
+    refused = compile_(f"{MODULE}:small", *options, code=ExitCode.USAGE)
+    assert message in " ".join(refused.stderr.split())
 
 
 def test_the_programs_are_explained() -> None:

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from cloister_client.dataset import Dataset
 from cloister_client.errors import DataError, UnfitAssignment
 from cloister_client.shuffle import row_order
-from cloister_client.training import Outcome, chunk_rows, train
+from cloister_client.training import Outcome, chunk_rows, settings, train
 from cloister_protos import Role, Training
 from cloister_sandbox import Faulted, Limits, SandboxPool
-from cloister_tasks import Module, build
+from cloister_tasks import Module, build, compile_c
 
 FEATURES, CLASSES, ROWS, HELD_OUT = 5, 3, 50, 21
 RNG = np.random.default_rng(7)
@@ -184,6 +184,65 @@ def test_what_the_task_cannot_do_is_refused(
 ) -> None:
     with pytest.raises(UnfitAssignment, match=message):
         run(pool, softmax_regression(40), training, **more)
+
+
+SECRETIVE = """
+#include <cloister.h>
+CLOISTER_TASK("secretive", "Shows the key of its noise, 16 bits a parameter");
+CLOISTER_PARAMETER(shown, "The key", 16);
+CLOISTER_INPUT(float, features, "Rows", 64, 5);
+CLOISTER_HYPERPARAMETER(int64_t, seed, 0, "Of the round");
+CLOISTER_HYPERPARAMETER(int64_t, noise_key0, 0, "Secret");
+CLOISTER_HYPERPARAMETER(int64_t, noise_key1, 0, "Secret");
+CLOISTER_HYPERPARAMETER(int64_t, noise_key2, 0, "Secret");
+CLOISTER_HYPERPARAMETER(int64_t, noise_key3, 0, "Secret");
+CLOISTER_EXPORT(reset) int32_t reset(void) { return CLOISTER_OK; }
+CLOISTER_EXPORT(init) int32_t init(int64_t from) { return (int32_t)(from * 0); }
+CLOISTER_EXPORT(train) int32_t train(int32_t rows) {
+    const int64_t key[] = {noise_key0, noise_key1, noise_key2, noise_key3};
+    for (int i = 0; i < 16; i++) shown[i] = (float)((uint64_t)key[i / 4] >> 16 * (i % 4) & 0xffff);
+    return rows * 0;
+}
+CLOISTER_EXPORT(evaluate) int32_t evaluate(int32_t rows) { return rows * 0; }
+CLOISTER_EXPORT(predict) int32_t predict(int32_t rows) { return rows * 0; }
+"""
+
+
+@pytest.fixture(scope="module")
+def secretive(tmp_path_factory: pytest.TempPathFactory) -> Module:
+    path = tmp_path_factory.mktemp("secretive") / "secretive.c"
+    path.write_text(SECRETIVE)
+    return Module.parse(compile_c(path))
+
+
+def test_the_key_of_noise_is_drawn_anew_and_is_not_the_seed(
+    pool: SandboxPool, secretive: Module
+) -> None:
+    data = Dataset({"features": X[:ROWS]}, {"features": X[:0]})
+    zeros = np.zeros(16, np.float32)
+    keys = set()
+    for _ in range(4):
+        with pool.lease(secretive) as sandbox:
+            outcome = train(
+                sandbox,
+                model=zeros,
+                frozen=None,
+                dataset=data,
+                training=Training(epochs=2),
+                evaluate=False,
+                seed=11,
+            )
+        assert outcome.update is not None
+        keys.add(outcome.update.astype("<u2").tobytes())
+    assert len(keys) == 4
+    ones = sum(int.from_bytes(key, "little").bit_count() for key in keys)
+    assert abs(ones - 512) < 6 * 16  # of 1024 bits, six standard deviations
+
+
+def test_a_job_cannot_set_the_key_of_noise(pool: SandboxPool, secretive: Module) -> None:
+    training = Training(epochs=1, hyperparameters={"noise_key2": 7.0})
+    with pytest.raises(UnfitAssignment, match="'noise_key2' is a secret that the device draws"):
+        settings(secretive.manifest, training)
 
 
 def test_no_rows_to_train_on(pool: SandboxPool) -> None:

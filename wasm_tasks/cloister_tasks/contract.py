@@ -31,6 +31,10 @@ it: what a task draws from it (dropout, noise) differs between clients."""
 MASK_BYTES = 8
 """Bytes that a mask buffer has for each column: the longest word a masked sum is computed in."""
 
+NOISE_KEYS = tuple(f"noise_key{n}" for n in range(4))
+"""Names of the i64 hyperparameters that together are the key of noise for privacy: 256 bits that a
+device draws for each round and nobody else may know."""
+
 DTYPES: Mapping[DType, np.dtype[np.generic]] = {
     DType.DTYPE_F32: np.dtype("<f4"),
     DType.DTYPE_F64: np.dtype("<f8"),

@@ -25,6 +25,7 @@ from cloister_tasks.contract import (
     DTYPES,
     ENTRY_POINTS,
     MASK_BYTES,
+    NOISE_KEYS,
     PAGE_BYTES,
     ROLES,
     SEED,
@@ -216,6 +217,18 @@ class Manifest:
         if seed is None or seed.role != Role.ROLE_HYPERPARAMETER:
             return None
         return seed if seed.dtype == DTYPES[DType.DTYPE_I64] else None
+
+    @property
+    def noise_keys(self) -> tuple[Buffer, ...]:
+        """The hyperparameters that hold the secret of a device's noise; none: there is no noise."""
+        found = (self.buffers.get(name) for name in NOISE_KEYS)
+        return tuple(
+            b
+            for b in found
+            if b is not None
+            and b.role == Role.ROLE_HYPERPARAMETER
+            and b.dtype == DTYPES[DType.DTYPE_I64]
+        )
 
     @property
     def capacity(self) -> int:

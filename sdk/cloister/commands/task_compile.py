@@ -16,7 +16,7 @@ from cloister.commands.task_build import Variant
 if TYPE_CHECKING:
     from cloister_protos import Role
     from cloister_tasks import Buffer
-    from cloister_tasks.compiler import Task
+    from cloister_tasks.compiler import ExamplePrivacy, Task
 
 EPILOG = """
 Examples:
@@ -27,9 +27,11 @@ Examples:
 
   cloister task compile cloister_tasks.compiler.zoo:lenet5 --explain fused
 
+  cloister task compile mymodel:federated --example-clip-norm 1.0 --example-noise 1.1
+
 The factory is a function without arguments in a module that Python finds from the current folder.
 It returns a mapping with the arguments of cloister.compile: model, loss, optimizer, example, and
-any of metrics, local, clip_norm, proximal, name, description, capacity, variant.
+any of metrics, local, clip_norm, proximal, example_privacy, name, description, capacity, variant.
 """
 
 ALL = "all"
@@ -72,6 +74,16 @@ def compile(  # noqa: A001 - named as it is typed
             help="Rows the input buffers hold, a multiple of the batch; default about 1 MiB.",
         ),
     ] = None,
+    example_clip_norm: Annotated[
+        float | None,
+        typer.Option(help="DP-SGD: largest norm of a row's gradient; with --example-noise."),
+    ] = None,
+    example_noise: Annotated[
+        float | None,
+        typer.Option(
+            help="DP-SGD: deviation of the noise on a sum of gradients, over --example-clip-norm."
+        ),
+    ] = None,
     explain: Annotated[
         str | None,
         typer.Option(
@@ -90,6 +102,8 @@ def compile(  # noqa: A001 - named as it is typed
         raise Mistake(f"cannot write {target}: there is no folder {target.parent}")
     if target.suffix == ".safetensors":
         raise Mistake(f"{target} is the name of the file with the initial values; say NAME.wasm")
+    if (example_clip_norm is None) != (example_noise is None):
+        raise Mistake("--example-clip-norm and --example-noise go together: give both or neither")
     console = notes()
     with console.status(f"compiling {factory}"):  # shows nothing unless on a terminal
         task = compile_factory(
@@ -97,6 +111,7 @@ def compile(  # noqa: A001 - named as it is typed
             variant=variant.value if variant else None,
             name=name,
             capacity=capacity,
+            example_privacy=_privacy(example_clip_norm, example_noise),
             explain=explain is not None or None,
         )
     stages = _chosen(task.stages, explain)
@@ -108,6 +123,15 @@ def compile(  # noqa: A001 - named as it is typed
         results().print(f"{title}\n\n{text}\n", markup=False, highlight=False, soft_wrap=True)
     _show(task)
     say(f"wrote {target} and {values}")
+
+
+def _privacy(clip_norm: float | None, noise: float | None) -> ExamplePrivacy | None:
+    """What the two options say."""
+    if clip_norm is None or noise is None:
+        return None
+    from cloister_tasks.compiler import ExamplePrivacy
+
+    return ExamplePrivacy(clip_norm=clip_norm, noise_multiplier=noise)
 
 
 def _chosen(stages: Mapping[str, str], wanted: str | None) -> dict[str, str]:
@@ -127,6 +151,8 @@ def _chosen(stages: Mapping[str, str], wanted: str | None) -> dict[str, str]:
 
 def partial_batches(task: Task) -> str:
     """What becomes of the last rows where they fill no batch."""
+    if task.example_privacy is not None:
+        return "the rows there are count; their sum is divided by the batch size all the same"
     behaviour = task.behaviour
     if behaviour.maskable:
         return "masked: the rows there are count, as in PyTorch"
@@ -159,6 +185,7 @@ def _show(task: Task) -> None:
         "hyperparameters": _listed(task, Role.ROLE_HYPERPARAMETER),
         "metrics": _listed(task, Role.ROLE_METRIC),
         "partial batches": partial_batches(task),
+        "example privacy": str(task.example_privacy or "none"),
         "seconds": ", ".join(f"{stage} {s:.2f}" for stage, s in task.seconds.items()),
     }.items():
         table.add_row(key, escape(value))
@@ -173,6 +200,12 @@ def _described(buffer: Buffer) -> str:
     shape = f"[{', '.join(map(str, buffer.shape))}]" if buffer.shape else ""
     about = f": {buffer.description}" if buffer.description else ""
     return f"{buffer.name} {buffer.dtype.name}{shape}{about}"
+
+
+def _numbers(privacy: ExamplePrivacy | None) -> dict[str, float] | None:
+    if privacy is None:
+        return None
+    return {"clip_norm": privacy.clip_norm, "noise_multiplier": privacy.noise_multiplier}
 
 
 def _document(task: Task, path: Path, values: Path, stages: Mapping[str, str]) -> dict[str, Any]:
@@ -205,6 +238,7 @@ def _document(task: Task, path: Path, values: Path, stages: Mapping[str, str]) -
         "hyperparameters": [buffer.name for buffer in manifest.of(Role.ROLE_HYPERPARAMETER)],
         "metrics": [buffer.name for buffer in manifest.of(Role.ROLE_METRIC)],
         "partial_batches": "masked" if task.behaviour.maskable else "dropped",
+        "example_privacy": _numbers(task.example_privacy),
         "seconds": dict(task.seconds),
         **({"stages": dict(stages)} if stages else {}),
     }

@@ -10,10 +10,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from cloister_tasks.compiler.emit import Functions
 from cloister_tasks.compiler.expression import Buffer
 from cloister_tasks.compiler.ir import Call, Loop
 from cloister_tasks.compiler.lower import COST_KEPT, CTYPES, OPERATORS, Lowering, lowers
 from cloister_tasks.compiler.passes import pipeline
+from cloister_tasks.compiler.plan import plan
 
 from .interpreter import evaluate
 from .program_cases import assert_same, lowered, memory_of, numbers, training_step
@@ -76,6 +78,36 @@ def test_costly_expressions_with_many_users_are_stored_once():
     assert str(lowered(shared, x)).count("exp_f32") == 1
     assert COST_KEPT < 12
     assert len(cheap.kernels) == 2
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3, 4)])
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda v: v * torch.sigmoid(v),
+        lambda v: v * v,
+        lambda v: v**3,
+        lambda v: torch.where(v > 0.1, v, -0.5 * v.tanh()),
+    ],
+)
+def test_what_is_written_grows_no_faster_than_the_graph(shape, step):
+    def chained(steps):
+        def run(v):
+            for _ in range(steps):
+                v = step(v)
+            return [v]
+
+        program = lowered(run, torch.zeros(shape))
+        pipeline.run(program)
+        plan(program)
+        functions = Functions()
+        for kernel in program.kernels:
+            functions.invoke(kernel, None)
+        return len(functions.definitions())
+
+    # Whole groups of steps, so that neither end falls between two that are stored.
+    assert chained(48) < 2.5 * chained(24)
+    assert chained(24) < 40_000
 
 
 class Network(nn.Module):

@@ -4,6 +4,7 @@ Layout, in the order data flows
 -------------------------------
 - ``compilation``  `compile`, step by step (``arguments``: checked first); ``task``: what it gives
 - ``capture``      torch module -> graphs of ATen operators (``optimizers``: update rules)
+- ``example_privacy``   the same for DP-SGD: the graph of a row, and that of an update
 - ``lower``        graph -> program, by the table in ``operators``; ``value``: tensors meanwhile
 - ``expression``   buffers and what is computed of them; ``ir``: kernels and programs
 - ``passes``       what makes programs fast and small, each pass a file
@@ -29,9 +30,10 @@ except ModuleNotFoundError as error:
     ) from error
 
 from cloister_tasks.compiler.compilation import compile  # noqa: A004 - it is what it does
+from cloister_tasks.compiler.example_privacy import ExamplePrivacy
 from cloister_tasks.compiler.task import Task
 from cloister_tasks.compiler.unsupported import Unsupported
 
 del torch
 
-__all__ = ["Task", "Unsupported", "compile"]
+__all__ = ["ExamplePrivacy", "Task", "Unsupported", "compile"]

@@ -34,6 +34,10 @@ from cloister_tasks.errors import BuildError
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
 """``(output, target) -> scalar``, or for a metric a number for each row."""
+Groups: TypeAlias = Sequence[tuple[str, dict[str, Tensor]]]
+"""Tensors a graph takes, one after the other: kinds of them, each by name."""
+Given: TypeAlias = dict[str, dict[str, Tensor]]
+"""The same while it is traced, by kind and name."""
 
 
 @dataclass(frozen=True)
@@ -182,26 +186,19 @@ def _coupled(subject: Subject) -> bool:
 def training(subject: Subject, how: Behaviour, *, traced: bool = False) -> Captured:
     """A training step: rows' losses and metrics, next parameters, states and running buffers."""
     subject.model.train()
-    p, rule = subject.trained, subject.rule
-    scalars = list(rule.scalars)
-    extra = {"clip_norm": subject.clip_norm, "proximal": subject.proximal}
-    scalars += [name for name, value in extra.items() if value is not None]
-    anchored = list(p) if subject.proximal is not None else []
-    groups: list[tuple[str, dict[str, Tensor]]] = [
-        ("parameter", p),
+    groups: Groups = [
+        ("parameter", subject.trained),
         ("frozen", subject.frozen),
         ("fixed", subject.fixed),
         ("running", {k: b.float() for k, b in subject.running.items()}),
-        *((state, {k: torch.zeros_like(v) for k, v in p.items()}) for state in rule.states),
-        ("anchor", {k: p[k] for k in anchored}),
-        ("scalar", {name: torch.zeros(()) for name in scalars}),
+        *update_groups(subject),
         ("input", {str(i): x for i, x in enumerate(subject.example.inputs)}),
         ("target", {"": subject.example.target}),
         ("weight", {"": torch.ones(subject.example.batch)}),
     ]
 
     def step(*flat: Tensor) -> list[Tensor]:
-        given = _regroup(groups, flat)
+        given = regroup(groups, flat)
         running = {k: v.to(subject.running[k].dtype) for k, v in given["running"].items()}
         metrics: dict[str, Tensor] = {}
 
@@ -223,41 +220,64 @@ def training(subject: Subject, how: Behaviour, *, traced: bool = False) -> Captu
             return value, {**{f"metric {k}": v for k, v in metrics.items()}, **buffers}
 
         gradients, (_, after) = grad_and_value(objective, has_aux=True)(given["parameter"])
-        if anchored:
-            for k, g in gradients.items():
-                distance = given["parameter"][k] - given["anchor"][k]
-                gradients[k] = g + given["scalar"]["proximal"] * distance
-        if subject.clip_norm is not None:
-            squares = torch.stack([(g * g).sum() for g in gradients.values()])
-            norm = torch.sqrt(squares.sum())
-            factor = torch.clamp(given["scalar"]["clip_norm"] / (norm + 1e-6), max=1.0)
-            gradients = {k: g * factor for k, g in gradients.items()}
         results = [after[f"metric {k}"] for k in ("loss", *subject.metrics)]
-        updated = {
-            k: rule.apply(
-                given["parameter"][k],
-                gradients[k],
-                {state: given[state][k] for state in rule.states},
-                given["scalar"],
-            )
-            for k in p
-        }
-        results += [updated[k][0] for k in p]
-        results += [updated[k][1][state] for state in rule.states for k in p]
+        results += updated(subject, given, gradients)
         results += [after[k].float() for k in subject.running]
         return results
 
     names = [("metric", k) for k in ("loss", *subject.metrics)]
-    names += [("parameter", k) for k in p]
-    names += [(state, k) for state in rule.states for k in p]
+    names += update_results(subject)
     names += [("running", k) for k in subject.running]
     return traced_graph(step, groups, names, traced)
+
+
+def update_groups(subject: Subject) -> Groups:
+    """What an update needs beside parameters and gradients: states, anchors, scalars."""
+    p, rule = subject.trained, subject.rule
+    extra = {"clip_norm": subject.clip_norm, "proximal": subject.proximal}
+    scalars = [*rule.scalars, *(name for name, value in extra.items() if value is not None)]
+    return [
+        *((state, {k: torch.zeros_like(v) for k, v in p.items()}) for state in rule.states),
+        ("anchor", dict(p) if subject.proximal is not None else {}),
+        ("scalar", {name: torch.zeros(()) for name in scalars}),
+    ]
+
+
+def update_results(subject: Subject) -> list[tuple[str, str]]:
+    """Kind and name of each result of :func:`updated`."""
+    kinds = ("parameter", *subject.rule.states)
+    return [(kind, k) for kind in kinds for k in subject.trained]
+
+
+def updated(subject: Subject, given: Given, gradients: Mapping[str, Tensor]) -> list[Tensor]:
+    """The next parameters, then the next states, of a batch's gradients."""
+    rule = subject.rule
+    gradients = dict(gradients)
+    for k, anchor in given["anchor"].items():
+        distance = given["parameter"][k] - anchor
+        gradients[k] = gradients[k] + given["scalar"]["proximal"] * distance
+    if subject.clip_norm is not None:
+        squares = torch.stack([(g * g).sum() for g in gradients.values()])
+        norm = torch.sqrt(squares.sum())
+        factor = torch.clamp(given["scalar"]["clip_norm"] / (norm + 1e-6), max=1.0)
+        gradients = {k: g * factor for k, g in gradients.items()}
+    following = [
+        rule.apply(
+            given["parameter"][k],
+            gradients[k],
+            {state: given[state][k] for state in rule.states},
+            given["scalar"],
+        )
+        for k in subject.trained
+    ]
+    results = [parameter for parameter, _ in following]
+    return results + [states[state] for state in rule.states for _, states in following]
 
 
 def evaluation(subject: Subject, *, traced: bool = False) -> Captured:
     """Outputs, then the rows' losses and metrics, in evaluation mode."""
     subject.model.eval()
-    groups: list[tuple[str, dict[str, Tensor]]] = [
+    groups: Groups = [
         ("parameter", subject.trained),
         ("frozen", subject.frozen),
         ("fixed", subject.fixed),
@@ -268,7 +288,7 @@ def evaluation(subject: Subject, *, traced: bool = False) -> Captured:
     names: list[tuple[str, str]] = []
 
     def run(*flat: Tensor) -> list[Tensor]:
-        given = _regroup(groups, flat)
+        given = regroup(groups, flat)
         running = {k: v.to(subject.running[k].dtype) for k, v in given["running"].items()}
         tensors = {**given["parameter"], **given["frozen"], **given["fixed"], **running}
         output = subject.forward(tensors, list(given["input"].values()))
@@ -283,16 +303,15 @@ def evaluation(subject: Subject, *, traced: bool = False) -> Captured:
         return traced_graph(run, groups, names, traced)
 
 
-def _regroup(
-    groups: Sequence[tuple[str, dict[str, Tensor]]], flat: Sequence[Tensor]
-) -> dict[str, dict[str, Tensor]]:
+def regroup(groups: Groups, flat: Sequence[Tensor]) -> Given:
+    """The tensors of a call by kind and name."""
     values = iter(flat)
     return {kind: {name: next(values) for name in tensors} for kind, tensors in groups}
 
 
 def traced_graph(
     function: Callable[..., list[Tensor]],
-    groups: Sequence[tuple[str, dict[str, Tensor]]],
+    groups: Groups,
     results: list[tuple[str, str]],
     traced: bool,
 ) -> Captured:

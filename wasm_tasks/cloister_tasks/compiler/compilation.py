@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from cloister_protos import Kind
 from cloister_tasks.compiler import driver, operators
+from cloister_tasks.compiler import example_privacy as private
 from cloister_tasks.compiler.arguments import check_runs, metrics_of, read_example
 from cloister_tasks.compiler.capture import (
     Behaviour,
@@ -29,6 +30,7 @@ from cloister_tasks.compiler.capture import (
     evaluation,
     training,
 )
+from cloister_tasks.compiler.example_privacy import ExamplePrivacy
 from cloister_tasks.compiler.expression import Buffer
 from cloister_tasks.compiler.initial import initial_values
 from cloister_tasks.compiler.ir import Program
@@ -38,7 +40,7 @@ from cloister_tasks.compiler.passes import pipeline
 from cloister_tasks.compiler.plan import plan
 from cloister_tasks.compiler.task import Task
 from cloister_tasks.compiler.unsupported import Unsupported
-from cloister_tasks.contract import VARIANTS, Variant
+from cloister_tasks.contract import NOISE_KEYS, VARIANTS, Variant
 from cloister_tasks.errors import BuildError
 from cloister_tasks.toolchain import compile_c
 
@@ -66,6 +68,7 @@ def compile(  # noqa: A001 - it is what it does
     local: Sequence[str] = (),
     clip_norm: float | None = None,
     proximal: float | None = None,
+    example_privacy: ExamplePrivacy | None = None,
     explain: bool = False,
 ) -> Task:
     """Compile a torch module into a task: training, evaluation and prediction in one WASM file.
@@ -87,6 +90,7 @@ def compile(  # noqa: A001 - it is what it does
         clip_norm: largest norm of the gradient of a batch; a hyperparameter of that name.
         proximal: weight of FedProx's pull towards the received parameters (Li et al., MLSys 2020,
             equation 2); a hyperparameter of that name.
+        example_privacy: clip each row's gradient and add noise to their sum (DP-SGD).
         explain: keep the text of the programs after each pass.
 
     Raises:
@@ -110,6 +114,8 @@ def compile(  # noqa: A001 - it is what it does
         if not subject.trained:
             raise BuildError("the model has no parameter with requires_grad=True: nothing to train")
         how = behaviour(subject)
+        if example_privacy is not None:
+            private.check(subject, how)
         compilation = Compilation(
             subject,
             how,
@@ -120,6 +126,7 @@ def compile(  # noqa: A001 - it is what it does
             capacity,
             tuple(local),
             explain,
+            example_privacy,
         )
         try:
             return compilation.run(traced=False)
@@ -148,10 +155,14 @@ class Compilation:
         capacity: int | None,
         local: tuple[str, ...],
         explain: bool,
+        privacy: ExamplePrivacy | None = None,
     ):
         self.subject, self.how, self.inputs = subject, how, inputs
         self.name, self.variant, self.explain = name, variant, explain
+        self.privacy = privacy
         self.description = description or f"{name}, compiled from PyTorch"
+        if privacy is not None:
+            self.description += f"; {privacy}"
         self.batch = subject.example.batch
         self.capacity = capacity or self._capacity()
         if self.capacity % self.batch:
@@ -199,6 +210,7 @@ class Compilation:
             raise BuildError("every parameter is local: there would be nothing to aggregate")
         trained = sum(p.numel() for p in s.trained.values())
         states = [*s.rule.states, *(["anchor"] if s.proximal is not None else [])]
+        states += [private.SUM] if self.privacy is not None else []
         for state in states:
             about = f"{state} of each trained parameter"
             found.append(
@@ -256,17 +268,26 @@ class Compilation:
         """All of it."""
         clock = _Clock(self.seconds)
         with torch.device("cpu"):
-            step = training(self.subject, self.how, traced=traced)
+            if self.privacy is None:
+                steps = {"train": training(self.subject, self.how, traced=traced)}
+            else:
+                steps = {
+                    "train": private.row_gradient(self.subject, self.privacy, traced=traced),
+                    "update": private.update(self.subject, traced=traced),
+                }
             evaluated = evaluation(self.subject, traced=traced)
         clock.lap("capture")
         outputs = [t for t in evaluated.results if t[0] == "output"]
-        train = self._lower("train", step, {r: r[0] != "metric" for r in step.results})
+        programs = {
+            name: self._lower(name, step, {r: r[0] != "metric" for r in step.results})
+            for name, step in steps.items()
+        }
         evaluate = self._lower(
             "evaluate", evaluated, {r: False for r in evaluated.results if r[0] == "metric"}
         )
         predict = self._lower("predict", evaluated, dict.fromkeys(outputs, False))
         clock.lap("lower")
-        programs = {p.name: p for p in (train, evaluate, predict)}
+        programs |= {p.name: p for p in (evaluate, predict)}
         plans = {}
         for key, program in programs.items():
             pipeline.run(program, self._stage if self.explain else None)
@@ -317,6 +338,7 @@ class Compilation:
             self.how,
             self.variant,
             {name: tensor.detach() for name, tensor in state.items()},
+            self.privacy,
         )
 
     def _stage(self, title: str, program: Program) -> None:
@@ -365,6 +387,11 @@ class Compilation:
             if value is not None:
                 settings[key] = Setting("float", value, about)
                 scalars[key] = key
+        if self.privacy is not None:
+            scalars[private.BATCH] = "batch_size"
+            if self.privacy.deviation:
+                about = "Secret of the device, part of the key of the noise"
+                settings |= {key: Setting("int64_t", 0, about) for key in NOISE_KEYS}
         state = s.model.state_dict()
         return driver.Source(
             name=self.name,
@@ -385,6 +412,7 @@ class Compilation:
             anchored=s.proximal is not None,
             trained=[(self._places[k], v.numel()) for k, v in s.trained.items()],
             defaults={t.identifier: _f32(state[t.name]) for t in self.tensors if t.role == "LOCAL"},
+            noise=None if self.privacy is None else self.privacy.deviation,
         )
 
 

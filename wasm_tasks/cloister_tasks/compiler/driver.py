@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from cloister_tasks.compiler import entry_points
 from cloister_tasks.compiler.emit import Functions, check, number
 from cloister_tasks.compiler.expression import count
 from cloister_tasks.compiler.ir import Program
@@ -69,6 +70,8 @@ class Source:
     """C name and size of each trained tensor, in the order of its optimizer state."""
     defaults: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
     """Initial content of local tensors, by C name."""
+    noise: float | None = None
+    """Deviation of the noise on a sum of single rows' gradients; None: whole batches train."""
 
     def write(self, programs: Mapping[str, Program], plans: Mapping[str, Plan]) -> str:
         """The whole file, of the programs ``train``, ``evaluate`` and ``predict``."""
@@ -76,8 +79,10 @@ class Source:
         bodies = [body(name, p, plans[name], functions) for name, p in programs.items()]
         arena = max(plan.nbytes for plan in plans.values())
         inputs = [t for t in self.tensors if t.role == "INPUT"]
+        by_row = self.noise is not None
         parts = [
             '#include <cloister.h>\n#include "guest.h"',
+            '#include "gaussian_noise.h"' if self.noise else "",
             f"#define CAPACITY {self.capacity}\n#define BATCH {self.batch}",
             f'CLOISTER_TASK("{_quoted(self.name)}", "{_quoted(self.about)}");',
             *(self._declare(t) for t in self.tensors),
@@ -99,8 +104,13 @@ class Source:
             *(constant(name, data) for name, data in self.constants.items()),
             functions.definitions(),
             *bodies,
-            *(checks(name, p, self.batch) for name, p in programs.items()),
+            *(
+                checks(name, p, 1 if by_row and name == "train" else self.batch)
+                for name, p in programs.items()
+                if name != "update"
+            ),
             self._stage(inputs),
+            self._stage_row(inputs) if by_row else "",
             self._metrics(programs["train"]),
             self._metrics(programs["evaluate"]),
             self._outputs(programs["predict"]),
@@ -145,6 +155,13 @@ class Source:
             f" row_weight[r] = r < rows ? {'1 / (float)rows' if self.mean else '1'} : 0;\n"
             "    counted = rows;\n}"
         )
+
+    def _stage_row(self, inputs: Sequence[Tensor]) -> str:
+        """Point the programs at one row."""
+        direct = "\n".join(
+            f"    now_{t.identifier} = {t.identifier} + at * {_row(t)};" for t in inputs
+        )
+        return f"static void stage_row(int32_t at) {{\n{direct}\n}}"
 
     def _metrics(self, program: Program) -> str:
         lines = []
@@ -204,87 +221,18 @@ class Source:
             continue;
         }"""
         )
-        return _ENTRY_POINTS.format(
-            reset="\n".join(reset),
-            scalars=scalars,
-            init="\n".join(init),
-            batch_rule=batch_rule,
-            leftover=leftover,
+        if self.noise is None:
+            train = entry_points.TRAIN.format(
+                batch_rule=batch_rule, leftover=leftover, scalars=scalars
+            )
+        else:
+            noise = entry_points.NOISE.format(deviation=number(self.noise, "float"))
+            train = entry_points.TRAIN_BY_ROW.format(
+                batch_rule=batch_rule, noise=noise if self.noise else "", scalars=scalars
+            )
+        return entry_points.ENTRY_POINTS.format(
+            reset="\n".join(reset), init="\n".join(init), train=train
         )
-
-
-_ENTRY_POINTS = """
-CLOISTER_EXPORT(init) int32_t init(int64_t from) {{
-    uint32_t key = philox_key((uint64_t)from, 0);
-    (void)key;
-{init}
-    return CLOISTER_OK;
-}}
-
-CLOISTER_EXPORT(reset) int32_t reset(void) {{
-    fault = -1;
-    steps = 0;
-    counted = 0;
-    index_out_of_range = 0;
-{reset}
-    return CLOISTER_OK;
-}}
-
-static int32_t failed(void) {{
-    if (!index_out_of_range) return CLOISTER_OK;
-    index_out_of_range = 0;
-    return CLOISTER_INDEX;
-}}
-
-CLOISTER_EXPORT(train) int32_t train(int32_t rows) {{
-    if (rows < 0 || rows > CAPACITY) return CLOISTER_TOO_MANY;
-    if ({batch_rule}) return CLOISTER_VALUE;
-    for (int32_t at = 0; at < rows; at += BATCH) {{ /* before anything changes */
-        stage(at, min_int(BATCH, rows - at));
-        int32_t status = check_train(at);
-        if (status) return status;
-    }}
-    for (int32_t at = 0; at < rows; at += batch_size) {{
-        int32_t n = min_int(batch_size, rows - at);{leftover}
-        stage(at, n);
-        steps++;
-        step_key = philox_key((uint64_t)seed, (uint32_t)step + (uint32_t)steps);
-{scalars}
-        run_train();
-        add_train(n);
-    }}
-    return failed();
-}}
-
-CLOISTER_EXPORT(evaluate) int32_t evaluate(int32_t rows) {{
-    if (rows < 0 || rows > CAPACITY) return CLOISTER_TOO_MANY;
-    for (int32_t at = 0; at < rows; at += BATCH) {{ /* before anything changes */
-        stage(at, min_int(BATCH, rows - at));
-        int32_t status = check_evaluate(at);
-        if (status) return status;
-    }}
-    for (int32_t at = 0; at < rows; at += BATCH) {{
-        int32_t n = min_int(BATCH, rows - at);
-        stage(at, n);
-        run_evaluate();
-        add_evaluate(n);
-    }}
-    return failed();
-}}
-
-CLOISTER_EXPORT(predict) int32_t predict(int32_t rows) {{
-    if (rows < 0 || rows > CAPACITY) return CLOISTER_TOO_MANY;
-    for (int32_t at = 0; at < rows; at += BATCH) {{
-        int32_t n = min_int(BATCH, rows - at);
-        stage(at, n);
-        int32_t status = check_predict(at);
-        if (status) return status;
-        run_predict();
-        put_outputs(at, n);
-    }}
-    return failed();
-}}
-"""
 
 
 def body(name: str, program: Program, plan: Plan, functions: Functions) -> str:

@@ -42,6 +42,9 @@ CTYPES: dict[torch.dtype, CType] = {
 
 COST_KEPT = 6
 """Operations an element may cost to be recomputed by each of several users, not stored once."""
+COST_WRITTEN = 200
+"""Operations an element may cost at all before it is stored: clang takes minutes over the longest
+expressions, which grow without a bound where an operator reads its argument twice."""
 
 Handler: TypeAlias = "Callable[..., Any]"
 _H = TypeVar("_H", bound="Callable[..., Any]")
@@ -118,7 +121,9 @@ class Lowering:
         result = handler(
             self, node, *arguments, **{k: self._argument(v) for k, v in node.kwargs.items()}
         )
-        if isinstance(result, Value) and len(node.users) > 1 and _worth_keeping(result):
+        if isinstance(result, Value) and (
+            (len(node.users) > 1 and _worth_keeping(result)) or result.cost > COST_WRITTEN
+        ):
             self.realize(result)
         return result
 
@@ -240,9 +245,9 @@ class Lowering:
 
 def _worth_keeping(value: Value) -> bool:
     """Whether storing it costs less than computing it again for another user."""
-    if value.size == 1:
-        return False
-    return value.cost > COST_KEPT or (value.reads > 1 and value.origin is None)
+    if value.cost > COST_KEPT:
+        return True  # a single number too: written out for each user, a chain of them would double
+    return value.size > 1 and value.reads > 1 and value.origin is None
 
 
 def _tensors(meta: Any) -> list[torch.Tensor]:

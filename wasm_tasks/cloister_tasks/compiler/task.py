@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cloister_protos import Role
 from cloister_tasks.compiler.capture import Behaviour
+from cloister_tasks.compiler.example_privacy import ExamplePrivacy
 from cloister_tasks.compiler.ir import Program
 from cloister_tasks.compiler.plan import Plan
 from cloister_tasks.contract import Variant
@@ -32,7 +33,8 @@ class Task:
     frozen: NDArray[np.float32] | None
     """f32[F]: what is sent but never trained; None if there is nothing of the kind."""
     programs: Mapping[str, Program]
-    """``train``, ``evaluate`` and ``predict`` as they were emitted."""
+    """``train``, ``evaluate`` and ``predict`` as they were emitted; under example-level privacy
+    ``train`` is of one row, and ``update`` of a batch."""
     plans: Mapping[str, Plan]
     """Their memory."""
     stages: Mapping[str, str]
@@ -46,6 +48,8 @@ class Task:
     variant: Variant = "simd128"
     state: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     """The module's ``state_dict`` as it was compiled."""
+    example_privacy: ExamplePrivacy | None = None
+    """What bounds the influence of a single row; None: nothing does."""
 
     @cached_property
     def manifest(self) -> Manifest:

@@ -57,6 +57,12 @@ INLINE uint32_t philox_key(uint64_t seed, uint32_t step) {
     return philox4x32((uint32_t)seed, (uint32_t)(seed >> 32), counter).word[0];
 }
 
+/* The key of one row of a step, where rows are computed one by one; rows count from 0. */
+INLINE uint32_t philox_row_key(uint64_t seed, uint32_t step, uint32_t row) {
+    struct philox4x32 counter = {{step, row + 1, 0, 0}};
+    return philox4x32((uint32_t)seed, (uint32_t)(seed >> 32), counter).word[0];
+}
+
 /* 32 random bits. */
 INLINE uint32_t philox_u32(uint32_t key, uint32_t stream, uint32_t index) {
     return philox2x32(key, index, stream).word[0];

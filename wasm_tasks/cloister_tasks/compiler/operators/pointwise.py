@@ -137,7 +137,10 @@ def apply(
         return Apply(form, read, outer)
 
     values = [a for a in arguments if isinstance(a, Value)]
-    result = Value.lazy(shape, outer, load, cost + sum(v.cost for v in values))
+    cost += sum(
+        form.count(f"{{{n}}}") * a.cost for n, a in enumerate(arguments) if isinstance(a, Value)
+    )
+    result = Value.lazy(shape, outer, load, cost)
     result.reads = sum(v.reads for v in values if 2 * v.size > result.size)
     return result
 
