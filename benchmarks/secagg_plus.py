@@ -41,8 +41,12 @@ except ImportError:
 
     def create_shares(secret: bytes, threshold: int, num: int) -> list[bytes]:
         """Shamir's, 64 bytes of the secret at a time."""
-        pieces = [int.from_bytes(secret[at : at + 64], "little") for at in range(0, len(secret), 64)]
-        polynomials = [[p, *(secrets.randbelow(PRIME) for _ in range(threshold - 1))] for p in pieces]
+        pieces = [
+            int.from_bytes(secret[at : at + 64], "little") for at in range(0, len(secret), 64)
+        ]
+        polynomials = [
+            [p, *(secrets.randbelow(PRIME) for _ in range(threshold - 1))] for p in pieces
+        ]
         shares = []
         for x in range(1, num + 1):
             share = x.to_bytes(4, "little")
@@ -88,7 +92,7 @@ except ImportError:
         scaled = (np.clip(values, -clipping_range, clipping_range) + clipping_range) * (
             target_range / (2 * clipping_range)
         )
-        return [np.floor(scaled + np.random.rand(len(values))).astype(np.int32)]  # noqa: NPY002
+        return [np.floor(scaled + np.random.rand(len(values))).astype(np.int32)]
 
     def pseudo_rand_gen(seed: bytes, num_range: int, shapes: list[Any]) -> list[Any]:
         """A mask, by the Mersenne Twister."""
@@ -121,8 +125,6 @@ def measure(members: int, parameters: int, bits: int) -> dict[str, float]:
     secret, seed = secrets.token_bytes(32), generate_shared_key(own, peer)
     update = np.random.default_rng(0).standard_normal(parameters, np.float32)
     total = np.zeros(parameters, np.int64)
-    # some seeds are a URL-safe text of 44 bytes
-    seed = seed[: len(seed) // 4 * 4]
 
     def mask() -> None:
         nonlocal total

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, x25519
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from hypothesis import assume, example, given
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from cloister_privacy.certificate import (
@@ -136,6 +136,7 @@ def test_the_parts_of_a_certificate_are_those_of_the_standard() -> None:
     assert all(parts[kind].critical for kind in (x509.BasicConstraints, x509.KeyUsage))
 
 
+@settings(suppress_health_check=[HealthCheck.filter_too_much])  # names that cannot be printed
 @given(
     name=st.text(st.characters(codec="utf-8"), min_size=1, max_size=64),
     serial=st.integers(1, MAX_SERIAL),
