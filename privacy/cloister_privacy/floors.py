@@ -18,6 +18,8 @@ from cloister_protos import Graph
 
 SECURITY_BITS = 40
 """A ring may fail to hide an update with a chance of at most 2^-40."""
+ROUNDING = 1.05
+"""By so much rounding may lengthen an update before more noise is wanted for it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Floors:
                 f"the sum may be over {offered.minimum} members;"
                 f" this device wants at least {self.minimum_cohort}"
             )
-        if settings.corrupt_fraction < self.corrupt_fraction:
+        if not settings.corrupt_fraction >= self.corrupt_fraction:  # so that NaN is below, too
             raise BelowFloor(
                 f"a share of {settings.corrupt_fraction:g} is assumed to collude;"
                 f" this device assumes {self.corrupt_fraction:g}"
@@ -56,14 +58,24 @@ class Floors:
                     " and no exact metrics may be summed, as differential privacy has it"
                 )
             honest = honest_survivors(offered.minimum, offered.members, settings.corrupt_fraction)
-            noise = math.sqrt(honest * offered.noise_variance) * terms.encoding.step
+            encoding = terms.encoding
+            noise = math.sqrt(honest * offered.noise_variance) * encoding.step
             if noise < self.noise_multiplier * terms.clip_norm * (1 - 1e-9):
                 raise BelowFloor(
                     f"the members' noise is {noise / terms.clip_norm:.4g} clipping norms;"
                     f" this device wants at least {self.noise_multiplier:g}"
                 )
+            # with few bits an update is mostly rounding, and much longer than the norm
+            longest = encoding.sensitivity(terms.parameters) * encoding.step
+            if noise < self.noise_multiplier * longest / ROUNDING:
+                raise BelowFloor(
+                    f"rounded to {settings.value_bits} bits an update may have"
+                    f" {longest / terms.clip_norm:.4g} clipping norms, and the members' noise is"
+                    f" {noise / longest:.4g} of that; this device wants at least"
+                    f" {self.noise_multiplier:g}"
+                )
             count = math.sqrt(honest * offered.count_variance) / UNCLIPPED_STEPS
-            if 0 < count < self.noise_multiplier * (1 - 1e-9):
+            if count and not count >= self.noise_multiplier * (1 - 1e-9):
                 raise BelowFloor(
                     f"the noise on the number of unclipped updates is {count:.4g};"
                     f" this device wants at least {self.noise_multiplier:g}"

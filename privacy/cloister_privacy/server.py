@@ -225,17 +225,20 @@ class Server:
         """Step 2: a member's masked vector has come, which is kept elsewhere.
 
         Raises:
-            Misbehaved: it dealt no shares, or accuses what is no neighbour.
+            Misbehaved: it dealt no shares, or accuses who dealt it none.
         """
         self._expect(Phase.VECTORS)
         place = self._place(member)
         if place not in self._dealings:
             raise Misbehaved(member, "sent a vector without dealing shares")
-        if not set(accused) <= set(self._near[place]) - {place}:
+        accusing = set(accused)
+        if not accusing <= self._dealings.keys() & set(self._near[place]) - {place}:
             raise Misbehaved(member, "accuses members that dealt it nothing")
         self._survivors.add(place)
-        for dealer in accused:
-            self.accusations.setdefault(self._ids[dealer], []).append(member)
+        for dealer in sorted(accusing):
+            accusers = self.accusations.setdefault(self._ids[dealer], [])
+            if member not in accusers:  # it may say so twice
+                accusers.append(member)
 
     def close_vectors(self) -> Survivors:
         """Whose vectors make up the sum.
@@ -408,7 +411,10 @@ class Server:
 
     def _give_up(self, owner: int, shares: int) -> None:
         member = self._ids[owner]
-        if accusers := self.accusations.get(member):
+        accusers = self.accusations.get(member, [])
+        # One accuser may lie. Only as many as are too many by themselves are taken at their word:
+        # in a complete graph of n, (n - c) / 2, which is more than collude if c < n / 3.
+        if len(self._near[owner]) - len(accusers) < self._threshold:
             self._named[member] = f"{len(accusers)} members could not open its shares"
         raise Unrecoverable(
             f"{shares} of {self._threshold} shares of {member}'s secret were revealed",
