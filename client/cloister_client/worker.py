@@ -14,17 +14,27 @@ from typing import Any
 from cloister_client.assignment import validate
 from cloister_client.audit import AuditLog
 from cloister_client.desk import Desk, Work
-from cloister_client.errors import AssignmentFailure, NotWanted, Rejected, Withdrawn
+from cloister_client.errors import (
+    AssignmentFailure,
+    DigestMismatch,
+    NotWanted,
+    Rejected,
+    UnfitAssignment,
+    Withdrawn,
+)
 from cloister_client.executor import Done, Executor
 from cloister_client.link import Link
 from cloister_client.membership import Membership
 from cloister_privacy.errors import Aborted
 from cloister_protos import Assignment, DeclineRequest, Failure, ReportRequest
-from cloister_sandbox import SandboxError
+from cloister_sandbox import Refused, SandboxError
 from cloister_tasks import InvalidModule
 
 _log = logging.getLogger(__name__)
 _MAX_MESSAGE = 1024
+_BEFORE_DATA = (UnfitAssignment, DigestMismatch, Refused, InvalidModule, Aborted)
+"""What goes wrong without a task having a say in it."""
+_WITHHELD = "under secure aggregation only the kind is told; the device's own log tells more"
 
 
 class Worker:
@@ -59,14 +69,15 @@ class Worker:
                 return
             done = self._executor.run(work)
         except (AssignmentFailure, Aborted, SandboxError) as error:
-            self._fail(work, error.kind, str(error))
+            self._fail(work, error.kind, str(error), _told(work, error))
         except InvalidModule as error:
-            self._fail(work, "refused", str(error))
+            self._fail(work, "refused", str(error), _told(work, error))
         except (Withdrawn, NotWanted, Rejected):
             raise
         except Exception:
             _log.exception("%s: internal error", _title(work.assignment))
-            self._fail(work, "internal", "internal error; the client's own log tells more")
+            message = "internal error; the client's own log tells more"
+            self._fail(work, "internal", message, message)
         else:
             membership = done.membership
             try:
@@ -130,12 +141,13 @@ class Worker:
         else:
             self._record(work, "summed", survivors=membership.survivors)
 
-    def _fail(self, work: Work, kind: str, message: str) -> None:
+    def _fail(self, work: Work, kind: str, message: str, told: str) -> None:
+        """Report a failure: the owner's logs get the message, the coordinator what may be told."""
         _log.warning("%s: failed (%s): %s", _title(work.assignment), kind, message)
         self._record(work, "failed", kind=kind, reason=message)
         request = ReportRequest(
             assignment_id=work.assignment.assignment_id,
-            failure=Failure(kind=kind, message=message[:_MAX_MESSAGE]),
+            failure=Failure(kind=kind, message=told[:_MAX_MESSAGE]),
         )
         self._link.persist(work, lambda: self._link.transport.report(request))
 
@@ -148,6 +160,17 @@ class Worker:
 
     def _record(self, work: Work, event: str, **fields: Any) -> None:
         self._audit.write(event, assignment=work.assignment.assignment_id[:256], **fields)
+
+
+def _told(work: Work, error: Exception) -> str:
+    """What the coordinator is told of an error.
+
+    A task that has seen data could say in its failure what the masks hide: by the status and row
+    that it fails with, or the metric that it spoils.
+    """
+    if work.assignment.HasField("secure") and not isinstance(error, _BEFORE_DATA):
+        return _WITHHELD
+    return str(error)
 
 
 def _facts(work: Work) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def authority(name: str = OURS, /) -> Authority:
     return Authority.create(name, now - timedelta(hours=1), now + timedelta(days=100))
 
 
-def certificate(key: bytes, days: int = 90, of: str = OURS) -> bytes:
+def certificate(key: bytes, days: float = 90, of: str = OURS) -> bytes:
     """For a public key, DER."""
     signer = authority() if of == OURS else authority(of)
     return signer.sign(

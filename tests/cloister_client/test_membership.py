@@ -316,7 +316,7 @@ def stranger(answer: ExchangeResponse, masked: MaskedRound) -> None:
 def expired(answer: ExchangeResponse, masked: MaskedRound) -> None:
     key = masked.fellows[0].client._signer.public_key
     at = 0 if masked.place else 1
-    answer.roster.members[at].certificate = certificate(key, days=0)
+    answer.roster.members[at].certificate = certificate(key, days=-0.01)
 
 
 def other_keys(answer: ExchangeResponse, masked: MaskedRound) -> None:
@@ -608,9 +608,45 @@ def test_metrics_that_make_no_sum_stay_here(
             assert answer.result.inline_update
         else:
             assert answer.failure.kind == "gate"
-            assert message in answer.failure.message
-            assert "1234567" not in answer.failure.message.replace(".", "")
+            assert message in agent.wait_for("failed")["reason"]
+            assert "only the kind" in answer.failure.message
             assert clients[0].forgot
+
+
+SAYS = """
+#include <cloister.h>
+CLOISTER_TASK("says", "Fails with what it sees");
+CLOISTER_PARAMETER(weight, "One", 1);
+CLOISTER_INPUT(float, features, "Told in its failure", 64, 4);
+CLOISTER_METRIC(loss, "None");
+CLOISTER_FAULT;
+CLOISTER_EXPORT(init) int32_t init(int64_t seed) { return seed != seed; }
+CLOISTER_EXPORT(reset) int32_t reset(void) { return 0; }
+CLOISTER_EXPORT(train) int32_t train(int32_t rows) {
+    fault = *(int32_t *)&features[0][1];
+    return rows > 0 ? *(int32_t *)&features[0][0] : 0;
+}
+CLOISTER_EXPORT(evaluate) int32_t evaluate(int32_t rows) { return rows < 0; }
+CLOISTER_EXPORT(predict) int32_t predict(int32_t rows) { return rows < 0; }
+"""
+
+
+def test_a_task_says_nothing_by_failing(start: Start, coordinator: Any, tmp_path: Path) -> None:
+    """Its status and row may be any bits of the data: only the owner gets to see them."""
+    source = tmp_path / "says.c"
+    source.write_text(SAYS)
+    task = compile_c(source)
+    agent = start()
+    assignment = masked_assignment(agent, task=task, model=bytes(4))
+    begin(agent, assignment, parameters=1, metrics=["loss"])
+    secret = agent.coordinator.answer().failure
+    assert (secret.kind, "only the kind" in secret.message) == ("faulted", True)
+    assert not any(digit in secret.message for digit in "0123456789")
+    reason = agent.wait_for("failed")["reason"]
+    coordinator.masked = None
+    clear = agent.answer_to(agent.assignment(task=task, model=bytes(4))).failure
+    assert clear.message == reason
+    assert any(digit in reason for digit in "123456789")
 
 
 # What the owner wants
