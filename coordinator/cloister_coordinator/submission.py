@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ from cloister_protos import Blob, JobSpec, Kind, Role, Training, Weighting
 from cloister_protos import Module as ModuleMessage
 from cloister_sandbox import Limits
 from cloister_tasks import Buffer, InvalidModule, InvalidSignature, Manifest, Module
+from cloister_tasks.contract import NOISE_KEYS
 from cloister_tasks.signature import verify
 
 MAX_ROUNDS = 1_000_000
@@ -138,6 +140,8 @@ def _check_training(spec: JobSpec, manifest: Manifest) -> None:
             raise _invalid("training.epochs", "is not 1; a summary sees each row once")
         if spec.evaluate_every:
             raise _invalid("evaluate_every", "is not 0; a summary has nothing to evaluate")
+    _check_secrets("training.hyperparameters", training.hyperparameters)
+    _check_secrets("schedules", spec.schedules)
     known = {buffer.name: buffer for buffer in manifest.of(Role.ROLE_HYPERPARAMETER)}
     for name, value in training.hyperparameters.items():
         if name not in known:
@@ -153,6 +157,13 @@ def _check_training(spec: JobSpec, manifest: Manifest) -> None:
     batch = training.hyperparameters.get("batch_size") if "batch_size" in known else None
     if batch is not None:
         _between("training.hyperparameters[batch_size]", batch, 1, manifest.capacity)
+
+
+def _check_secrets(field: str, given: Container[str]) -> None:
+    """The noise of whoever knows its key can be taken off, so no job may set one."""
+    for name in NOISE_KEYS:
+        if name in given:
+            raise _invalid(field, f"sets {name}, a secret that each client draws itself")
 
 
 def _check_hyperparameter(buffer: Buffer, value: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -27,7 +28,7 @@ from cloister_protos import (
     SubmitJobRequest,
     Training,
 )
-from cloister_tasks import aggregation, build
+from cloister_tasks import aggregation, build, compile_c
 from cloister_tasks.signature import sign
 
 from .conftest import Site, refused
@@ -157,6 +158,50 @@ async def test_bad_jobs_are_refused_with_the_field(site: Site) -> None:
         ), error
         assert fault in (error.details() or ""), fault
     assert not (await site.operator.call("ListJobs", ListJobsRequest())).jobs
+
+
+NOISY = """
+#include <cloister.h>
+CLOISTER_TASK("noisy", "Has the key of a device's noise");
+CLOISTER_PARAMETER(sum, "Of nothing", 4);
+CLOISTER_INPUT(float, features, "Rows", 4, 1);
+CLOISTER_HYPERPARAMETER(double, learning_rate, 0.1, "No secret");
+CLOISTER_HYPERPARAMETER(int64_t, noise_key0, 0, "Secret");
+CLOISTER_HYPERPARAMETER(int64_t, noise_key1, 0, "Secret");
+CLOISTER_HYPERPARAMETER(int64_t, noise_key2, 0, "Secret");
+CLOISTER_HYPERPARAMETER(int64_t, noise_key3, 0, "Secret");
+CLOISTER_EXPORT(reset) int32_t reset(void) { return CLOISTER_OK; }
+CLOISTER_EXPORT(init) int32_t init(int64_t from) { return (int32_t)(from * 0); }
+CLOISTER_EXPORT(train) int32_t train(int32_t rows) { return rows * 0; }
+CLOISTER_EXPORT(evaluate) int32_t evaluate(int32_t rows) { return rows * 0; }
+CLOISTER_EXPORT(predict) int32_t predict(int32_t rows) { return rows * 0; }
+"""
+
+
+async def test_no_job_sets_the_key_of_a_devices_noise(site: Site, tmp_path: Path) -> None:
+    path = tmp_path / "noisy.c"
+    path.write_text(NOISY)
+    task = compile_c(path)
+    fields: dict[str, Any] = {"task": module_of(task)}
+    constant = Schedule(values=Schedule.Values(values=[1]))
+    for blob in (task, aggregation("fedavg"), bytes(16)):
+        await site.operator.put(blob)
+    for key in ("noise_key0", "noise_key1", "noise_key2", "noise_key3"):
+        for field, spec in (
+            (
+                "training.hyperparameters",
+                changed(training=Training(epochs=1, hyperparameters={key: 7}), **fields),
+            ),
+            ("schedules", changed(schedules={key: constant}, **fields)),
+        ):
+            error = await refused(site.operator.submit(spec))
+            assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+            assert f"{field} sets {key}, a secret that each client draws itself" in (
+                error.details() or ""
+            )
+    training = Training(epochs=1, hyperparameters={"learning_rate": 0.5})
+    fields["schedules"] = {"learning_rate": constant}
+    assert (await site.operator.submit(changed(training=training, **fields))).job_id
 
 
 async def test_a_signature_is_checked_when_there_is_one(site: Site) -> None:
